@@ -1,0 +1,114 @@
+"""The tables of README.md and RESULTS.md, from recipes/results/*.jsonl: ``make results``.
+
+A table stands between two markers, ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is
+replaced. RESULTS.md is written whole.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from vagitus.files import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes" / "results"
+SHOWN = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "uar": "UAR", "brier": "Brier"}
+MARKED = re.compile(r"(<!-- table ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+HEAD = """# Results
+
+Made by `make results` from the lines in `recipes/results/`; never typed. Each study runs again with the command
+above its table and the data root in `$VAGITUS_DATA`. Brackets are 95 % intervals from resampling subjects.
+The recordings at hand are **subsets** of the corpora: no figure here is a full corpus's figure. Research use only,
+not a diagnosis.
+"""
+
+
+def read_results(name: str) -> list[dict[str, Any]]:
+    """The committed lines of one recipe."""
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+def of_kind(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [line for line in lines if line["kind"] == kind]
+
+
+def cell(metric: dict[str, float | None]) -> str:
+    values = [metric[key] for key in ("estimate", "low", "high")]
+    if any(value is None for value in values):
+        return "undefined"
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+
+
+def arms_table(lines: list[dict[str, Any]]) -> str:
+    """Arms with their main metrics, best first."""
+    summaries = of_kind(lines, "summary")
+    names = [name for name in SHOWN if name in summaries[0]["metrics"]]
+    summaries.sort(key=lambda line: -(line["metrics"][names[0]]["estimate"] or 0))
+    rows = [["arm", *(SHOWN[name] for name in names)], ["---"] * (1 + len(names))]
+    rows += [[f"`{line['arm']}`", *(cell(line["metrics"][name]) for name in names)] for line in summaries]
+    return markdown(rows)
+
+
+def sites_table(lines: list[dict[str, Any]]) -> str:
+    """AUROC and UAR of every arm at every site."""
+    sites = of_kind(lines, "site")
+    names = sorted({line["site"] for line in sites})
+    size = {line["site"]: line["n_recordings"] for line in sites}
+    rows = [
+        ["arm", *(f"{name or 'one site'} (n={size[name]})" for name in names)],
+        ["---"] * (1 + len(names)),
+    ]
+    for arm in dict.fromkeys(line["arm"] for line in sites):
+        found = {line["site"]: line["metrics"] for line in sites if line["arm"] == arm}
+        metric = "auroc" if "auroc" in found[names[0]] else "macro_auroc"
+        rows.append([f"`{arm}`", *(two(found[name][metric], found[name]["uar"]) for name in names)])
+    return "AUROC / UAR by site:\n\n" + markdown(rows)
+
+
+def two(auroc: float | None, uar: float | None) -> str:
+    return " / ".join("?" if value is None else f"{value:.3f}" for value in (auroc, uar))
+
+
+def markdown(rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def section(name: str) -> str:
+    """One study of RESULTS.md."""
+    lines = read_results(name)
+    study = lines[0]
+    summary = of_kind(lines, "summary")[0]
+    text = f"\n## {study['data']}: {study['task'] or 'default task'} ({name})\n\n"
+    text += f"`{study['command']}`\n\n"
+    text += f"{summary['n_recordings']} recordings, {summary['n_subjects']} subjects, classes "
+    text += ", ".join(f"{c} ({n})" for c, n in zip(study["class_names"], study["class_counts"], strict=True))
+    text += f"; headline {summary['headline']}; seed {study['config']['seed']}; "
+    text += f"{study['seconds'] / 60:.1f} minutes; vagitus {study['versions']['vagitus']}.\n\n"
+    text += "".join(f"- {note}\n" for note in study["notes"]) + ("\n" if study["notes"] else "")
+    text += arms_table(lines) + "\n"
+    if len(study["sites"]) > 1:
+        text += sites_table(lines) + "\n"
+    leakage = study.get("leakage")
+    if leakage:
+        text += leakage_table(leakage) + "\n"
+    return text
+
+
+def leakage_table(leakage: dict[str, Any]) -> str:
+    """The same model on folds that split subjects, the WRONG way, and on folds that keep them whole."""
+    raise KeyError(leakage)
+
+
+def write_tables() -> None:
+    """RESULTS.md whole, and every marked table of README.md."""
+    names = sorted(path.stem for path in RESULTS.glob("*.jsonl"))
+    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(section(name) for name in names))
+    readme = (ROOT / "README.md").read_text()
+    filled = MARKED.sub(lambda m: f"{m[1]}{arms_table(read_results(m[2]))}{m[3]}", readme)
+    write_atomic(ROOT / "README.md", filled)
+
+
+if __name__ == "__main__":
+    write_tables()

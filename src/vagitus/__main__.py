@@ -1,0 +1,5 @@
+"""``python -m vagitus``."""
+
+from vagitus.cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""What an arm of a study is: a way to get from training recordings to scores of others.
+
+    fit(dataset, fold, budget) -> Scores
+
+An arm reads the labels of ``fold.train`` and ``fold.dev`` only, and scores ``fold.test``. It
+also scores training recordings by models that never saw their group ("out of fold"): the
+study sets calibration and threshold on those, so that every arm is treated alike.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vagitus.dataset import Dataset
+from vagitus.splits import Fold
+from vagitus.training import Record, TrainConfig
+
+
+class Budget(BaseModel):
+    """How much an arm may spend. The same for every arm of a study.
+
+    Attributes:
+        seed: of everything random in the arm.
+        n_inner_folds: grouped folds within the training recordings, for tuning.
+        n_members: networks per fold, each with another inner fold as its dev part; their logits are
+            averaged. More than one also scores more training recordings out of fold, which makes
+            calibration and threshold steadier.
+        grid: "full" or "small" search over an arm's options.
+        train: of the networks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    n_inner_folds: int = Field(5, ge=2)
+    n_members: int = Field(1, ge=1)
+    grid: str = Field("full", pattern="^(full|small)$")
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _a_dev_part_for_each_member(self) -> "Budget":
+        if self.n_members > self.n_inner_folds:
+            raise ValueError(f"{self.n_members} members need as many inner folds, got {self.n_inner_folds}")
+        return self
+
+
+class Scores(NamedTuple):
+    """What an arm gives back for one fold.
+
+    Attributes:
+        dev_index: (n_dev,) rows of the dataset scored out of fold, all from the training side.
+        dev_logits: (n_dev, n_classes).
+        test_logits: (n_test, n_classes), in the order of ``fold.test``.
+        chosen: what was tuned on the training side, and its value.
+        history: one record an epoch, with its ``member``; empty without one.
+        n_parameters: numbers learned, of one member.
+    """
+
+    dev_index: NDArray[np.int64]
+    dev_logits: NDArray[np.float64]
+    test_logits: NDArray[np.float64]
+    chosen: dict[str, float | str]
+    history: list[Record]
+    n_parameters: int
+
+
+class Arm(NamedTuple):
+    """One row of ARMS.
+
+    Attributes:
+        title: for a reader of the report.
+        front_end: the feature table it reads: "study", "logmel", "mfcc", or "" for none.
+        fit: ``fit(dataset, fold, budget, state_path)``; ``state_path`` is a file in which a long
+            fit may keep its state, to go on after it was killed.
+    """
+
+    title: str
+    front_end: str
+    fit: Callable[[Dataset, Fold, Budget, Path | None], Scores]

@@ -1,0 +1,133 @@
+"""One safetensors file per model: weights, how to rebuild it, how to read its scores, where it came from.
+
+The header's ``vagitus`` entry is one JSON text. Nothing is ever unpickled: a file that is
+not safetensors is refused by its first bytes.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from vagitus.features import FeatureConfig
+from vagitus.files import write_atomic
+from vagitus.models import build_model
+
+FORMAT = 1
+RESEARCH_ONLY = "Research use only, not a diagnosis."
+PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its weights.
+
+    Attributes:
+        model: a name in MODELS.
+        options: what ``build_model`` takes.
+        features: the front end the weights were trained on.
+        window_s: length of the stretch that one forward pass sees.
+        class_names: in the order of the logits.
+        positive: the class a binary score is the probability of; "" when there are more classes.
+        threshold: binary decision threshold on the calibrated score; None for more classes.
+        calibration: what ``vagitus.calibration`` wrote, {} for none.
+        provenance: command, seed, data, versions, metrics: free of local paths.
+    """
+
+    model: str
+    options: dict[str, int]
+    features: FeatureConfig
+    window_s: float
+    class_names: tuple[str, ...]
+    positive: str = ""
+    threshold: float | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "notice": RESEARCH_ONLY,
+            **asdict(self),
+            "features": self.features.model_dump(),
+        }
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write ``model`` and ``card`` to ``path``, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_tensors(path, tensors, card.to_json())
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Rebuild a model from its file, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a vagitus model, a pickle, another format version, or tensors that
+            do not fit the model; the message names them.
+    """
+    tensors, header = read_tensors(path)
+    if "model" not in header:
+        raise ValueError(f"{path}: holds tensors but no vagitus model; `vagitus train` or `study` writes one")
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: model format {header.get('format')!r}, this version reads {FORMAT}; "
+            "install the vagitus that wrote it"
+        )
+    fields = {name: header[name] for name in ModelCard.__dataclass_fields__ if name in header}
+    fields["features"] = FeatureConfig(**fields["features"])
+    fields["class_names"] = tuple(fields["class_names"])
+    card = ModelCard(**fields)
+    model = build_model(card.model, **card.options)
+    missing, extra = model.load_state_dict(tensors, strict=False)
+    if missing or extra:
+        raise ValueError(f"{path}: tensors do not fit {card.model}: missing {missing}, unexpected {extra}")
+    return model.eval(), card
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write named tensors and a JSON header as safetensors, atomically."""
+    write_atomic(path, save(tensors, metadata={"vagitus": json.dumps(header, sort_keys=True)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``write_tensors`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a pickle (with the way to convert it), a truncated file, or one without our header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        if _first_bytes(path).startswith(PICKLE_MARKS):
+            raise ValueError(
+                f"{path}: a pickled checkpoint can run code when it is opened, so it is refused; "
+                "convert it where it was made with safetensors.torch.save_file(state_dict, 'model.safetensors')"
+            ) from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    if "vagitus" not in metadata:
+        raise ValueError(f"{path}: safetensors without a vagitus header; it was written by another program")
+    header = json.loads(metadata["vagitus"])
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: its vagitus header is not a JSON object")
+    return tensors, header
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)

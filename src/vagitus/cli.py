@@ -1,0 +1,379 @@
+"""The command line: one function a verb, nothing heavy imported before a verb needs it.
+
+Exit status: 0 done, 1 a result says no, 2 the input is wrong (one line on standard error says
+what and where), 130 interrupted.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from vagitus.manifest import Manifest
+
+RESEARCH_ONLY = "Research use only, not a diagnosis."
+
+app = typer.Typer(
+    name="vagitus",
+    help="A few labelled heart, lung or cry recordings to a small model, proven subject by subject.\n\n"
+    + RESEARCH_ONLY,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="A corpus: the data root (default $VAGITUS_DATA). A manifest: the folder its paths start from "
+        "(default its own).",
+        show_default=False,
+    ),
+]
+Task = Annotated[str, typer.Option("--task", help="Of a corpus with several; see `vagitus corpus list`.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 is one per processor.")]
+
+
+def main() -> None:
+    """Entry point of the ``vagitus`` command."""
+    import click
+
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        fail(f"{error.format_message()} (try --help)")
+    except (click.Abort, KeyboardInterrupt):
+        print("vagitus: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
+    except OSError as error:  # a full disk, a folder that cannot be written
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except ImportError as error:
+        if error.name is None or error.name.startswith("vagitus"):
+            raise
+        fail(f"the package {error.name!r} is not installed: pip install 'vagitus[all]'")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, exit 2."""
+    print(f"vagitus: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import vagitus
+
+        print(vagitus.__version__)
+        context.exit()
+
+
+@app.command(epilog=RESEARCH_ONLY)
+def study(
+    data: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", show_default=False, help="CSV or Parquet.")
+    ] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
+    task: Task = "",
+    root: Root = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; other options override it.")] = None,
+    arms: Annotated[str, typer.Option("--arms", help="Comma-separated; default all.")] = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report and all results.")] = Path(
+        "out/study"
+    ),
+    positive: Annotated[str, typer.Option("--positive", help="The positive label of two.")] = "",
+    front_end: Annotated[str, typer.Option("--front-end", help="Feature preset of the networks.")] = "",
+    leave_one_site_out: Annotated[
+        bool, typer.Option("--leave-one-site-out", help="Test on each site in turn.")
+    ] = False,
+    target_site: Annotated[str, typer.Option("--target-site", help="Test on this site only.")] = "",
+    use_split: Annotated[
+        bool, typer.Option("--use-split", help="Take train, dev and test from the column split.")
+    ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, help="Subject-grouped folds. Default 5.", show_default=False),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats", min=1, help="Repetitions with other folds and seeds. Default 1.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Of folds, training and resampling. Default 0.", show_default=False
+        ),
+    ] = None,
+    max_bad: Annotated[
+        float | None,
+        typer.Option(
+            "--max-bad",
+            min=0,
+            max=1,
+            help="Share of recordings that may be unusable. Default 0.05.",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller searches and shorter training.")] = False,
+    audio: Annotated[
+        bool, typer.Option("--audio/--no-audio", help="Whether the report can play its worst recordings.")
+    ] = True,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Feature cache. Default ~/.cache/vagitus.", show_default=False),
+    ] = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Compare every arm on the same subject-disjoint folds and write a report."""
+    from vagitus.config import checked, read_toml
+    from vagitus.plan import QUICK, StudyConfig
+    from vagitus.report import write_report
+    from vagitus.study import run_study
+
+    given: dict[str, Any] = {}
+    if recipe is not None:
+        given = read_toml(recipe, StudyConfig).model_dump()
+    options: dict[str, Any] = {
+        "data": corpus or data or "",
+        "task": task,
+        "root": str(root) if root else "",
+        "arms": tuple(name.strip() for name in arms.split(",")) if arms else "",
+        "positive": positive,
+        "front_end": front_end,
+        "split": "sites" if leave_one_site_out or target_site else "column" if use_split else "",
+        "target_site": target_site,
+        "n_folds": folds,
+        "repeats": repeats,
+        "seed": seed,
+        "max_bad": max_bad,
+        "budget": QUICK.model_dump() if quick else None,
+    }
+    if corpus and data:
+        raise ValueError(f"give a manifest ({data}) or --corpus {corpus}, not both")
+    given |= {name: value for name, value in options.items() if value not in ("", None)}
+    if "data" not in given:
+        raise ValueError("nothing to study: give a manifest, --corpus NAME or --recipe FILE")
+    config = checked(StudyConfig, given, str(recipe) if recipe else "options")
+    manifest, corpus_positive, corpus_front_end = _open(
+        config.data, config.task, Path(config.root) if config.root else None
+    )
+    with _progress(as_json) as announce:
+        plan, results = run_study(
+            config,
+            manifest,
+            out,
+            positive=corpus_positive,
+            front_end=corpus_front_end,
+            cache=cache or default_cache(),
+            command=shlex.join(["vagitus", *sys.argv[1:]]),
+            n_workers=workers or None,
+            announce=announce,
+        )
+        announce("writing the report")
+        report = write_report(out, plan.dataset, plan.audit, with_audio=audio)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "report": str(report),
+                    "results": str(out / "results.jsonl"),
+                    "summary": [line for line in results if line["kind"] == "summary"],
+                }
+            )
+        )
+    else:
+        _print_summary(results)
+        print(f"\nreport: {report}")
+    return 0
+
+
+@app.command(
+    epilog="`corpus list` shows the corpora, `corpus fetch NAME` downloads one, `corpus NAME` writes its manifest."
+)
+def corpus(
+    words: Annotated[list[str], typer.Argument(metavar="NAME | list | fetch NAME", show_default=False)],
+    task: Task = "",
+    root: Root = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Manifest to write. Default NAME-TASK.csv.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List corpora, fetch one, or turn a corpus folder into a manifest."""
+    from vagitus.corpora import CORPORA, fetch_corpus, find_corpus, load_corpus
+    from vagitus.manifest import write_manifest
+
+    match words:
+        case ["list"]:
+            rows = [
+                {"name": name, "tasks": ", ".join(row.tasks), "licence": row.licence, "what": row.title}
+                for name, row in sorted(CORPORA.items())
+            ]
+            if as_json:
+                print(json.dumps(rows))
+            else:
+                _print_table(list(rows[0]), [list(row.values()) for row in rows])
+        case ["fetch", name]:
+            below = root or os.environ.get("VAGITUS_DATA")
+            if not below:
+                raise ValueError(f"where to put {name}? give --root or set $VAGITUS_DATA to the data root")
+            with _progress(as_json) as announce:
+                folder = fetch_corpus(
+                    name, below, progress=lambda n, total: announce(_megabytes(name, n, total))
+                )
+            print(json.dumps({"folder": str(folder)}) if as_json else f"{name} is in {folder}")
+        case [name]:
+            chosen = find_corpus(name)
+            manifest = load_corpus(name, root=root, task=task or None)
+            target = out or Path(f"{name}-{task or chosen.default_task}.csv")
+            write_manifest(manifest, target, root=manifest.root)
+            _print_notes(manifest)
+            if as_json:
+                print(json.dumps({"manifest": str(target), "root": str(manifest.root), "n": len(manifest)}))
+            else:
+                print(f"{len(manifest)} recordings of {manifest.n_subjects} subjects in {target}")
+                print(f"next: {shlex.join(['vagitus', 'study', str(target), '--root', str(manifest.root)])}")
+        case _:
+            raise ValueError(f"corpus {' '.join(words)}: give NAME, list, or fetch NAME")
+
+
+@app.command(epilog="Exit status 1 when an error was found. " + RESEARCH_ONLY)
+def audit(
+    data: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", show_default=False, help="CSV or Parquet.")
+    ] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
+    task: Task = "",
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the findings here, as JSON.", show_default=False)
+    ] = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Look for leaks, duplicates, confounds, and silent, clipped or unreadable recordings."""
+    from vagitus.audit import audit as run_audit
+    from vagitus.files import write_atomic
+
+    if bool(corpus) == bool(data):
+        raise ValueError("give a manifest or --corpus NAME, one of them")
+    manifest, _, _ = _open(corpus or data or "", task, root)
+    with _progress(as_json) as announce:
+        announce(f"auditing {len(manifest)} recordings")
+        found = run_audit(manifest, n_workers=workers or os.cpu_count() or 1)
+    text = json.dumps(found.to_json(), indent=1)
+    if out is not None:
+        write_atomic(out, text)
+    print(text if as_json else found.to_text())
+    return int(any(finding.severity == "error" for finding in found.findings))
+
+
+def _megabytes(name: str, n_bytes: int, total: int | None) -> str:
+    of_all = f" of {total / 1e6:.0f}" if total else ""
+    return f"fetching {name}: {n_bytes / 1e6:.0f}{of_all} MB"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/vagitus, else ~/.cache/vagitus."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vagitus"
+
+
+def _open(data: str, task: str, root: Path | None) -> "tuple[Manifest, str, str]":
+    """(manifest, positive label, feature preset) of a corpus name or a manifest file; the latter two may be ""."""
+    from vagitus.corpora import CORPORA, load_corpus
+    from vagitus.manifest import read_manifest
+
+    if data in CORPORA:
+        row = CORPORA[data]
+        manifest = load_corpus(data, root=root, task=task or None)
+        opened = manifest, row.positive.get(task or row.default_task, ""), row.preset
+    elif task or not Path(data).suffix:
+        # A bare word is meant as a corpus: its error lists those that exist.
+        load_corpus(data, root=root, task=task or None)
+        raise ValueError(f"{data}: neither a corpus nor a manifest")
+    else:
+        opened = read_manifest(Path(data), root=root), "", ""
+    _print_notes(opened[0])
+    return opened
+
+
+def _print_notes(manifest: "Manifest") -> None:
+    for note in manifest.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Say on standard error what is being done and for how long; quiet with --json."""
+    if quiet:
+        yield lambda line: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        running = bar.add_task("starting", total=None)
+
+        def announce(line: str) -> None:
+            if not console.is_terminal:  # a log file keeps every line
+                print(line, file=sys.stderr, flush=True)
+            bar.update(running, description=line)
+
+        yield announce
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _print_summary(results: list[dict[str, Any]]) -> None:
+    """The arms with their main metrics and intervals, best AUROC first."""
+    shown = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "uar": "UAR", "brier": "Brier"}
+    lines = [line for line in results if line["kind"] == "summary"]
+    names = [name for name in shown if name in lines[0]["metrics"]]
+    lines.sort(key=lambda line: -(line["metrics"][names[0]]["estimate"] or 0))
+
+    def cell(metric: dict[str, float]) -> str:
+        return f"{metric['estimate']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+    about = results[0]
+    subset = f"{about['n_tested']} recordings of {about['n_groups']} subjects"
+    print(f"{about['data']} {about['task']}: {subset}" + (", SIMULATED" if about["simulated"] else ""))
+    _print_table(
+        ["arm", *(shown[name] for name in names)],
+        [[line["arm"], *(cell(line["metrics"][name]) for name in names)] for line in lines],
+    )
+    print(RESEARCH_ONLY)

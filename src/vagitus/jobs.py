@@ -1,0 +1,140 @@
+"""Arm x fold jobs in processes of one thread each; what is done is kept and not done again.
+
+A job writes its scores to one file when it is done. One thread a job: two jobs on two
+processors beat one job on both, and sums come out the same whatever the machine.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vagitus.arms import ARMS
+from vagitus.arms.contract import Budget
+from vagitus.arms.network import score_network, train_network
+from vagitus.checkpoint import read_tensors, write_tensors
+from vagitus.dataset import Dataset
+from vagitus.plan import Announce
+from vagitus.splits import Fold, grouped_folds
+
+FINAL = "final"
+
+
+class Job(NamedTuple):
+    """One arm on one fold."""
+
+    arm: str
+    fold: Fold
+    budget: Budget
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} {self.fold.name}"
+
+
+def final_job(dataset: Dataset, budget: Budget) -> Job:
+    """The model that is shipped: trained on all recordings but a dev fold, which picks its epoch."""
+    first = grouped_folds(dataset.labels, dataset.groups, n_folds=5, seed=budget.seed)[0]
+    train = np.sort(np.concatenate([first.train, first.dev]))
+    return Job("scratch", Fold(FINAL, train, first.test, np.empty(0, np.int64)), budget)
+
+
+def run_jobs(
+    dataset: Dataset, jobs: list[Job], work: Path, identity: str, n_workers: int, announce: Announce
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (job name, header and arrays) of every job, those done before first.
+
+    Raises:
+        RuntimeError: a job failed; names it, with its error.
+    """
+    waiting = []
+    for job in jobs:
+        if (result := _read_job(work, job, identity)) is not None:
+            yield job.name, result
+        else:
+            waiting.append(job)
+    if not waiting:
+        return
+    # Networks take longest: started first, they do not leave one processor idle at the end.
+    waiting.sort(key=lambda job: job.arm not in ("scratch", "svm"))
+    context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
+    with ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
+    ) as pool:
+        futures = {pool.submit(_run_job, job, work, identity): job for job in waiting}
+        try:
+            for n_done, future in enumerate(as_completed(futures), start=len(jobs) - len(waiting) + 1):
+                job = futures[future]
+                future.result()
+                result = _read_job(work, job, identity)
+                if result is None:
+                    raise RuntimeError(f"{job.name}: its result was not written to {work}")
+                announce(f"{n_done}/{len(jobs)} {job.name} ({result['seconds']:.0f} s)")
+                yield job.name, result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_dataset: Dataset | None = None  # set once per worker process, so that no job carries the data with it
+
+
+def _start_worker(dataset: Dataset) -> None:
+    import logging
+
+    import torch
+
+    # Fabric announces its precision once per fit.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    global _dataset  # noqa: PLW0603 (a process pool hands state to its workers in no other way)
+    _dataset = dataset
+    # One thread a job: two jobs on two processors beat one job on both, and sums come out the same everywhere.
+    torch.set_num_threads(1)
+
+
+def _run_job(job: Job, work: Path, identity: str) -> None:
+    if _dataset is None:
+        raise RuntimeError("a job runs in a process that _start_worker has set up")
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    started = time.monotonic()
+    state = work / f"{_file_name(job)}.state"
+    with threadpool_limits(1):
+        if job.fold.name == FINAL:
+            result = _fit_final(_dataset, job, state)
+        else:
+            result = ARMS[job.arm].fit(_dataset, job.fold, job.budget, state)._asdict()
+    arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+    tensors |= result.pop("weights", {})
+    header = {name: value for name, value in result.items() if name not in arrays}
+    header |= {"identity": identity, "job": job.name, "seconds": time.monotonic() - started}
+    write_tensors(work / f"{_file_name(job)}.safetensors", tensors, header)
+
+
+def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
+    """The shipped model: weights, and out-of-fold logits for its calibration and threshold."""
+    model, history = train_network(dataset, job.fold, job.budget, state)
+    scores = score_network(model, dataset, job.fold.dev, job.budget)
+    weights = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+    return {"dev_index": job.fold.dev, "dev_logits": scores, "history": history, "weights": weights}
+
+
+def _read_job(work: Path, job: Job, identity: str) -> dict[str, Any] | None:
+    path = work / f"{_file_name(job)}.safetensors"
+    if not path.exists():
+        return None
+    tensors, header = read_tensors(path)
+    if header.get("identity") != identity:
+        return None  # of a study with other data or options: done again, and replaced
+    # Arrays for the study; the weights of a final model stay tensors.
+    return header | {k: v if k.startswith("weights.") else v.numpy() for k, v in tensors.items()}
+
+
+def _file_name(job: Job) -> str:
+    return job.name.replace(" ", "-").replace("/", "_")

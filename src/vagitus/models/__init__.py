@@ -1,0 +1,30 @@
+"""Models by name. Add a file here and a row to MODELS; the contract tests do the rest.
+
+Contract: keyword-only ``n_mels`` and ``n_classes``; ``feature_dim``; ``features(x)`` of
+shape (batch, feature_dim); ``head``; ``forward(x) == head(features(x))``.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from torch import nn
+
+from vagitus.models.res8 import Res8
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "res8": Res8,
+}
+
+
+def build_model(name: str, **options: int) -> nn.Module:
+    """Build a model from MODELS.
+
+    Raises:
+        ValueError: no model has that name (the message lists those that exist and the
+            nearest), or the model does not take these options.
+    """
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"no model {name!r}; choose from {', '.join(sorted(MODELS))}{hint}")
+    return MODELS[name](**options)

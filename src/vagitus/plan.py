@@ -1,0 +1,222 @@
+"""What a study is before its jobs: its settings, its recordings as a dataset, and its folds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vagitus.arms import ARMS
+from vagitus.arms.contract import Budget
+from vagitus.audit import Audit, audit
+from vagitus.dataset import Dataset, FeatureTable, write_feature_table
+from vagitus.features import PRESETS, FeatureCache, FeatureConfig, featurise_files
+from vagitus.manifest import Manifest, validate_for_study
+from vagitus.splits import Fold, check_disjoint, grouped_folds, leave_one_site_out, merge_subjects, predefined
+from vagitus.training import TrainConfig
+
+# Of two classes the one that these words do not name is positive, unless --positive says otherwise.
+NEGATIVE_NAMES = frozenset(
+    ("0", "no", "none", "normal", "healthy", "control", "negative", "absent", "rejected", "false")
+)
+DEFAULT_FRONT_END = "logmel64"  # of a manifest, which does not say what it holds
+
+FULL = Budget(n_members=5)
+QUICK = Budget(n_inner_folds=3, grid="small", train=TrainConfig(epochs=10, patience=10))
+Announce = Callable[[str], None]
+
+
+class StudyConfig(BaseModel):
+    """All that is needed to run a study again. Frozen; an unknown key is an error.
+
+    Attributes:
+        data: a manifest, or the name of a corpus with ``task``.
+        root: data root of a corpus, or the folder a manifest's paths start from; "" for the default.
+        positive: the positive class of a binary label; "" to go by the corpus or the names.
+        arms: names in ARMS.
+        front_end: a preset of PRESETS; "" for the corpus's own.
+        normalisation: of the networks' input, per recording. "mean" removes the channel (cepstral
+            mean subtraction).
+        split: "subjects" (repeated grouped folds), "sites" (leave one site out) or "column" (the
+            manifest's split).
+        target_site: with "sites", test on this one only.
+        n_folds, repeats: of "subjects".
+        seed: of folds, training and resampling.
+        max_bad: share of recordings that may be unreadable before the study stops.
+        n_resamples, level: of the bootstrap intervals.
+        threshold_rule: how a decision threshold is chosen on the training side.
+        calibration: how logits become probabilities, fitted on the training side.
+        budget: what each arm may spend.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    task: str = ""
+    root: str = ""
+    positive: str = ""
+    arms: tuple[str, ...] = tuple(ARMS)
+    front_end: str = ""
+    normalisation: Literal["none", "mean", "mean_std"] = "mean"
+    split: str = Field("subjects", pattern="^(subjects|sites|column)$")
+    target_site: str = ""
+    n_folds: int = Field(5, ge=2)
+    repeats: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    max_bad: float = Field(0.05, ge=0, le=1)
+    n_resamples: int = Field(2000, ge=100)
+    level: float = Field(0.95, gt=0, lt=1)
+    threshold_rule: str = "max_uar"
+    calibration: str = "logistic"
+    budget: Budget = FULL
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "StudyConfig":
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown or not self.arms:
+            raise ValueError(f"no arm {', '.join(unknown) or 'named'}; choose from {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError("an arm is named twice")
+        if self.front_end and self.front_end not in PRESETS:
+            raise ValueError(f"no front end {self.front_end!r}; choose from {', '.join(PRESETS)}")
+        if self.target_site and self.split != "sites":
+            raise ValueError("a target site needs split = 'sites'")
+        return self
+
+
+class Plan(NamedTuple):
+    """A study before its jobs: the recordings, what the audit found, the folds."""
+
+    dataset: Dataset
+    audit: Audit
+    repeats: list[list[Fold]]
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    config: StudyConfig,
+    manifest: Manifest,
+    out: Path,
+    positive: str,
+    front_end: str,
+    cache: FeatureCache,
+    n_workers: int,
+    announce: Announce,
+) -> Plan:
+    """Audit, featurise and divide the labelled recordings. Arguments and errors as ``run_study``."""
+    labelled = manifest.labelled()
+    if len(labelled) == 0:
+        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    announce(f"auditing {len(labelled)} recordings")
+    found = audit(labelled, n_workers=n_workers)
+    n_bad = int((~found.usable).sum())
+    if n_bad > config.max_bad * len(labelled):
+        raise ValueError(
+            f"{manifest.source}: {n_bad} of {len(labelled)} recordings cannot be used, more than max_bad = "
+            f"{config.max_bad:.0%}; `vagitus audit` names each and why"
+        )
+    usable = labelled.select(found.usable)
+    notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
+    class_names = order_classes(usable, config.positive or positive)
+    announce(f"computing features of {len(usable)} recordings")
+    preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
+    chosen = front_ends(preset, config.arms, config.normalisation)
+    tables = feature_tables(usable, chosen, cache, out / "work", n_workers)
+    study_table = tables["study"]
+    here = set(usable.subject.tolist())
+    tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
+    dataset = Dataset(
+        manifest=usable,
+        labels=usable.encode_labels(class_names),
+        class_names=class_names,
+        groups=merge_subjects(usable.subject, tied),
+        duration_s=np.diff(study_table.offsets) / study_table.config.frames_per_s,
+        tables=tables,
+    )
+    return Plan(dataset, found, make_folds(config, dataset), notes)
+
+
+def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
+    """Class names in the order of the logits: sorted, and of two the positive one last.
+
+    Raises:
+        ValueError: ``positive`` is not a label of this manifest, or there are more than two.
+    """
+    names = manifest.class_names
+    if positive and positive not in names:
+        raise ValueError(
+            f"{manifest.source}: no label {positive!r} to be positive; labels are {', '.join(names)}"
+        )
+    if len(names) != 2:
+        return names
+    if not positive:
+        candidates = [name for name in names if name.lower() not in NEGATIVE_NAMES]
+        positive = candidates[-1] if candidates else names[-1]
+    return (*(name for name in names if name != positive), positive)
+
+
+def front_ends(study: FeatureConfig, arms: tuple[str, ...], normalisation: str) -> dict[str, FeatureConfig]:
+    """The feature configurations that these arms read, by table name.
+
+    "study" is what networks see. "logmel" and "mfcc" are the same front end in these two forms
+    and without normalisation: the classical arms standardise by themselves, and take the level
+    of a band as evidence.
+    """
+    wanted = {"study"} | {ARMS[arm].front_end for arm in arms}
+    every = {
+        "study": study.vary(normalisation=normalisation),
+        "logmel": study.vary(kind="logmel", n_mfcc=None, normalisation="none"),
+        "mfcc": study.vary(kind="mfcc", normalisation="none"),
+    }
+    return {name: every[name] for name in every if name in wanted}
+
+
+def feature_tables(
+    manifest: Manifest, configs: dict[str, FeatureConfig], cache: FeatureCache, folder: Path, n_workers: int
+) -> dict[str, FeatureTable]:
+    """One packed table per front end; equal configurations share one.
+
+    Raises:
+        ValueError: a recording that the audit read cannot be featurised; names it.
+    """
+    jobs = [(manifest.file(i), *manifest.stretch(i)) for i in range(len(manifest))]
+    tables: dict[str, FeatureTable] = {}
+    for name, config in configs.items():
+        twin = next((other for other in tables.values() if other.config == config), None)
+        if twin is None:
+            lengths = np.zeros(len(jobs), np.int64)
+            for i, features in featurise_files(jobs, config, cache, n_workers):
+                if isinstance(features, Exception):
+                    raise ValueError(f"{manifest.where(i)}: {features}")
+                lengths[i] = features.shape[1]
+            packed = (
+                cache.get_or_compute(path, config, start_s=start, end_s=end) for path, start, end in jobs
+            )
+            twin = write_feature_table(folder / f"features-{name}.npy", config, lengths.tolist(), packed)
+        tables[name] = twin
+    return tables
+
+
+def make_folds(config: StudyConfig, dataset: Dataset) -> list[list[Fold]]:
+    """The folds of each repeat, every one checked to keep groups apart."""
+    manifest, labels, groups = dataset.manifest, dataset.labels, dataset.groups
+    if config.split == "sites":
+        folds = leave_one_site_out(labels, groups, manifest.site, seed=config.seed)
+        if config.target_site:
+            folds = [fold for fold in folds if fold.name == config.target_site]
+            if not folds:
+                raise ValueError(
+                    f"{manifest.source}: no site {config.target_site!r}; sites are {', '.join(manifest.site_names)}"
+                )
+        repeats = [folds]
+    elif config.split == "column":
+        repeats = [predefined(manifest.split, groups)]
+    else:
+        repeats = [
+            grouped_folds(labels, groups, n_folds=config.n_folds, seed=config.seed, repeat=repeat)
+            for repeat in range(config.repeats)
+        ]
+    for fold in (fold for folds in repeats for fold in folds):
+        check_disjoint(fold, groups)
+    return repeats

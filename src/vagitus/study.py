@@ -1,0 +1,211 @@
+"""A study: every arm on the same subject-disjoint folds, compared honestly, and killed without loss.
+
+    recordings -> audit -> features -> folds -> arm x fold jobs -> calibration and threshold on the
+    training side -> predictions.csv -> intervals by subject -> model.safetensors, report.html
+
+A job writes its scores to one file when it is done, and a job whose file is there is not done
+again; so a study that was killed goes on where it was. Jobs run in processes of one thread
+each, so that the numbers do not depend on how many processors there are.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vagitus
+from vagitus.checkpoint import ModelCard, save_model
+from vagitus.config import to_toml
+from vagitus.dataset import Dataset
+from vagitus.features import FeatureCache
+from vagitus.files import write_atomic
+from vagitus.jobs import Job, final_job, run_jobs
+from vagitus.manifest import Manifest
+from vagitus.models import build_model
+from vagitus.plan import Announce, Plan, StudyConfig, make_plan
+from vagitus.results import comparison_lines, decide_folds, predictions_csv, settle, summary_lines
+
+RESULTS_FORMAT = 1
+
+
+def run_study(
+    config: StudyConfig,
+    manifest: Manifest,
+    out: Path,
+    *,
+    positive: str = "",
+    front_end: str = "",
+    cache: Path,
+    command: str,
+    n_workers: int | None = None,
+    announce: Announce = lambda line: None,
+) -> tuple[Plan, list[dict[str, Any]]]:
+    """Run a study and write its folder: results.jsonl, predictions.csv, audit.json, recipe.toml, model.safetensors.
+
+    Args:
+        manifest: what ``config.data`` names.
+        out: the study's folder; jobs that are done there already are not done again.
+        positive, front_end: the corpus's own, used where ``config`` leaves them blank.
+        cache: folder of the feature cache.
+        command: the exact command, for the record.
+        n_workers: processes; default one per processor.
+        announce: is given one line of progress at a time.
+
+    Returns:
+        The plan and the lines of results.jsonl.
+
+    Raises:
+        ValueError: the manifest cannot be studied; names the file, the row and the way out.
+        OSError: ``out`` or ``cache`` cannot be written.
+    """
+    started = time.monotonic()
+    n_workers = n_workers or os.cpu_count() or 1
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "recipe.toml", to_toml(config))
+    plan = make_plan(config, manifest, out, positive, front_end, FeatureCache(cache), n_workers, announce)
+    dataset = plan.dataset
+    write_atomic(out / "audit.json", json.dumps(plan.audit.to_json(), indent=1))
+    jobs = [
+        Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
+        for arm in config.arms
+        for repeat, folds in enumerate(plan.repeats)
+        for fold in folds
+    ]
+    identity = _identity(dataset, config)
+    final = final_job(dataset, jobs[0].budget) if "scratch" in config.arms else None
+    done = dict(
+        run_jobs(dataset, [*jobs, *([final] if final else [])], out / "work", identity, n_workers, announce)
+    )
+    tested = np.sort(np.concatenate([fold.test for fold in plan.repeats[0]]))
+    predictions, fold_lines = {}, []
+    for arm in config.arms:
+        predictions[arm], lines = decide_folds(arm, plan, done, tested, config)
+        fold_lines += lines
+    announce("resampling subjects")
+    results = [
+        _study_line(config, plan, command, identity, len(tested)),
+        *fold_lines,
+        *summary_lines(predictions, plan, tested, config),
+        *comparison_lines(predictions, plan, tested, config),
+    ]
+    if final:
+        results.append(_save_final(out, dataset, done[final.name], config, command, results))
+    results[0]["seconds"] = round(time.monotonic() - started, 1)
+    write_atomic(out / "predictions.csv", predictions_csv(predictions, plan, tested))
+    write_atomic(out / "results.jsonl", "".join(json.dumps(_finite(line)) + "\n" for line in results))
+    return plan, results
+
+
+def _save_final(
+    out: Path,
+    dataset: Dataset,
+    result: dict[str, Any],
+    config: StudyConfig,
+    command: str,
+    results: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own."""
+    table = dataset.tables["study"]
+    model = build_model("res8", n_mels=table.config.n_rows, n_classes=dataset.n_classes)
+    model.load_state_dict(
+        {k.removeprefix("weights."): v for k, v in result.items() if k.startswith("weights.")}
+    )
+    calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
+    summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == "scratch")
+    card = ModelCard(
+        model="res8",
+        options={"n_mels": table.config.n_rows, "n_classes": dataset.n_classes},
+        features=table.config,
+        window_s=config.budget.train.window_s,
+        class_names=dataset.class_names,
+        positive=dataset.class_names[-1] if dataset.n_classes == 2 else "",
+        threshold=threshold,
+        calibration=calibrator.to_dict(),
+        provenance={
+            "vagitus": vagitus.__version__,
+            "data": config.data,
+            "task": config.task,
+            "notes": list(dataset.manifest.notes),
+            "seed": config.seed,
+            "n_recordings": len(dataset),
+            "n_subjects": len(np.unique(dataset.groups)),
+            "cross_validated": summary["metrics"],
+        },
+    )
+    save_model(out / "model.safetensors", model, card)
+    return {"kind": "model", "arm": "scratch", "file": "model.safetensors", "threshold": threshold}
+
+
+def _study_line(
+    config: StudyConfig, plan: Plan, command: str, identity: str, n_tested: int
+) -> dict[str, Any]:
+    manifest = plan.dataset.manifest
+    return {
+        "kind": "study",
+        "format": RESULTS_FORMAT,
+        "data": config.data,
+        "task": config.task,
+        "identity": identity,
+        "command": command,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "config": config.model_dump(mode="json"),
+        "class_names": list(plan.dataset.class_names),
+        "class_counts": np.bincount(plan.dataset.labels).tolist(),
+        "n_recordings": len(manifest),
+        "n_tested": n_tested,
+        "n_subjects": len(np.unique(manifest.subject)),
+        "n_groups": len(np.unique(plan.dataset.groups)),
+        "sites": list(manifest.site_names),
+        "simulated": manifest.simulated,
+        "notes": [*manifest.notes, *plan.notes],
+        "front_end": plan.dataset.tables["study"].config.model_dump(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on: versions, and the commit where the package runs from a checkout."""
+    from importlib.metadata import version
+
+    packages = ("numpy", "scipy", "scikit-learn", "torch", "soundfile", "soxr")
+    found = {"vagitus": vagitus.__version__, "python": platform.python_version()}
+    found |= {name: version(name) for name in packages}
+    git = Path(vagitus.__file__).parents[2] / ".git"
+    if (git / "HEAD").is_file():
+        head = (git / "HEAD").read_text().strip()
+        reference = git / head.removeprefix("ref: ")
+        if head.startswith("ref: "):
+            head = reference.read_text().strip() if reference.is_file() else ""
+        if head:
+            found["commit"] = head
+    return found
+
+
+def _identity(dataset: Dataset, config: StudyConfig) -> str:
+    """A hash of all that a job's numbers depend on, so that a job of another study is not taken for this one's."""
+    manifest = dataset.manifest
+    digest = hashlib.blake2b(digest_size=16)
+    # Options that only judge or report scores are left out: changing them redoes no job.
+    fitting = config.model_dump(include={"split", "target_site", "n_folds", "seed", "budget"})
+    facts = [fitting, vagitus.__version__, list(dataset.class_names)]
+    facts += [{name: table.config.model_dump() for name, table in dataset.tables.items()}]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for column in (manifest.path, dataset.groups, dataset.labels.astype(str), manifest.start_s.astype(str)):
+        digest.update("\0".join(column.tolist()).encode())
+    return digest.hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: unknown is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

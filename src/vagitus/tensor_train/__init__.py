@@ -1,0 +1,27 @@
+"""Tensor trains: layers whose weights are kept as the small cores of a TT-matrix, trained end to end.
+
+``shape`` chooses factors and ranks and counts, ``matrix`` holds and rebuilds and decomposes, ``layers`` and
+``recurrent`` stand in for torch's own, ``sequence`` runs a recurrent layer without its weight matrices.
+"""
+
+from vagitus.tensor_train.layers import TTConv1d, TTConv2d, TTEmbedding, TTLinear
+from vagitus.tensor_train.matrix import Counts, TTMatrix, effective_rank, tt_round, tt_svd
+from vagitus.tensor_train.recurrent import TTGRU, TTLSTM
+from vagitus.tensor_train.shape import TTShape, balanced_factors, tt_shape
+
+__all__ = [
+    "TTGRU",
+    "TTLSTM",
+    "Counts",
+    "TTConv1d",
+    "TTConv2d",
+    "TTEmbedding",
+    "TTLinear",
+    "TTMatrix",
+    "TTShape",
+    "balanced_factors",
+    "effective_rank",
+    "tt_round",
+    "tt_shape",
+    "tt_svd",
+]

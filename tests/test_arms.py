@@ -1,0 +1,77 @@
+"""One contract for every arm of the table."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import study_data
+
+from vagitus.arms import ARMS
+from vagitus.arms.contract import Scores
+from vagitus.dataset import Dataset
+from vagitus.splits import Fold, grouped_folds
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return study_data.dataset(tmp_path_factory.mktemp("arms"))
+
+
+@pytest.fixture(scope="module")
+def fold(dataset: Dataset) -> Fold:
+    return grouped_folds(dataset.labels, dataset.groups, n_folds=3, seed=0)[0]
+
+
+@pytest.fixture(scope="module")
+def scores(dataset: Dataset, fold: Fold) -> dict[str, Scores]:
+    return {name: arm.fit(dataset, fold, study_data.BUDGET, None) for name, arm in ARMS.items()}
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_scores_have_their_shapes_and_cover_the_training_side_only(
+    name: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores]
+) -> None:
+    found = scores[name]
+    assert found.dev_logits.shape == (len(found.dev_index), 2)
+    assert found.test_logits.shape == (len(fold.test), 2)
+    assert np.isfinite(found.dev_logits).all() and np.isfinite(found.test_logits).all()
+    assert max(Counter(found.dev_index.tolist()).values()) == 1
+    assert not set(found.dev_index) & set(fold.test)
+    assert found.n_parameters > 0
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_no_arm_reads_a_test_label_and_every_arm_repeats_itself(
+    name: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores]
+) -> None:
+    turned = dataset.labels.copy()
+    turned[fold.test] = 1 - turned[fold.test]
+    again = ARMS[name].fit(replace(dataset, labels=turned), fold, study_data.BUDGET, None)
+    assert np.array_equal(again.test_logits, scores[name].test_logits)
+    assert np.array_equal(again.dev_logits, scores[name].dev_logits)
+    assert again.chosen == scores[name].chosen
+
+
+def test_prevalence_gives_every_recording_the_training_frequencies(
+    dataset: Dataset, fold: Fold, scores: dict[str, Scores]
+) -> None:
+    known = np.concatenate([fold.train, fold.dev])
+    n_positive = int(dataset.labels[known].sum())
+    odds = np.exp(scores["prevalence"].test_logits[:, 1] - scores["prevalence"].test_logits[:, 0])
+    np.testing.assert_allclose(odds, (n_positive + 1) / (len(known) - n_positive + 1))
+
+
+def test_the_ridge_hears_the_planted_effect(dataset: Dataset, fold: Fold, scores: dict[str, Scores]) -> None:
+    labels = dataset.labels[scores["logmel+ridge"].dev_index].astype(bool)
+    margin = scores["logmel+ridge"].dev_logits[:, 1] - scores["logmel+ridge"].dev_logits[:, 0]
+    assert study_data.recomputed_auroc(labels, margin) > 0.8
+
+
+def test_the_lookup_reads_metadata_and_not_the_audio(dataset: Dataset, fold: Fold) -> None:
+    """A covariate that is the label in other words is found; without one, silence says as much as sound."""
+    told = np.where(dataset.labels == 1, "left", "right")
+    manifest = replace(dataset.manifest, covariates={"ward": told})
+    found = ARMS["lookup"].fit(replace(dataset, manifest=manifest, tables={}), fold, study_data.BUDGET, None)
+    decided = found.test_logits.argmax(axis=1)
+    assert np.array_equal(decided, dataset.labels[fold.test])

@@ -1,0 +1,200 @@
+"""The command as a person types it: exit status, one line of error, JSON."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import study_data
+
+from vagitus.manifest import read_manifest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def vagitus(
+    *words: str | Path, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "VAGITUS_DATA"}
+    return subprocess.run(
+        [sys.executable, "-m", "vagitus", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=clean | environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def refused(run: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal."""
+    assert run.returncode == 2, run.stderr
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vagitus: "), run.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    study_data.simulated(folder)
+    return folder
+
+
+@pytest.mark.parametrize("words", [[], ["study"], ["audit"], ["corpus"]])
+def test_every_verb_has_help(words: list[str]) -> None:
+    run = vagitus(*words, "--help")
+    assert run.returncode == 0 and "Usage" in run.stdout
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", vagitus("--version").stdout)
+
+
+def test_the_corpora_are_listed_for_people_and_programs() -> None:
+    names = {row["name"] for row in json.loads(vagitus("corpus", "list", "--json").stdout)}
+    assert {"donateacry", "physionet2016", "sprsound", "simulated"} <= names
+    shown = vagitus("corpus", "list").stdout
+    assert all(name in shown for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "--fold", "3"], "No such option: --fold"),
+        (["stud"], "No such command 'stud'"),
+        (["study"], "nothing to study: give a manifest, --corpus NAME or --recipe FILE"),
+        (["study", "none.csv"], "none.csv"),
+        (["study", "--corpus", "donatecry"], "no corpus 'donatecry'; did you mean 'donateacry'"),
+        (["study", "--corpus", "donateacry"], "no data root; give --root or set $VAGITUS_DATA"),
+        (["study", "--corpus", "simulated", "--task", "x"], "task 'x'"),
+        (["study", "manifest.csv", "--arms", "svm,tree"], "no arm tree; choose from"),
+        (["study", "manifest.csv", "--front-end", "mfcc"], "no front end 'mfcc'"),
+        (["study", "manifest.csv", "--corpus", "simulated"], "not both"),
+        (
+            ["study", "manifest.csv", "--positive", "sick"],
+            "no label 'sick' to be positive; labels are case, control",
+        ),
+        (["study", "manifest.csv", "--target-site", "mars"], "no site 'mars'; sites are"),
+        (["study", "manifest.csv", "--folds", "1"], "1 is not in the range x>=2"),
+        (["study", "manifest.csv", "--use-split"], "split"),
+        (["study", "--recipe", "none.toml"], "none.toml: no such recipe"),
+        (["corpus"], "Missing argument"),
+        (["corpus", "nothing"], "no corpus 'nothing'"),
+        (["corpus", "fetch", "cryceleb", "--root", "."], "cannot be fetched"),
+        (["corpus", "fetch", "donateacry"], "where to put donateacry? give --root"),
+        (["audit"], "give a manifest or --corpus NAME"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_leaves_nothing(
+    folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    before = sorted(folder.rglob("*"))
+    elsewhere = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    line = refused(vagitus(*words, *(elsewhere if words[0] == "study" else []), cwd=folder))
+    assert message in line
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.wav,x\n", "subject"),
+        ("path,subject,label\nsubject-0000-0.wav,,x\n", "row 2: subject is empty"),
+        ("path,subject\n../up.wav,s\n", "row 2"),
+        ("path,subject\ngone.wav,s\n", "gone.wav"),
+        ("", "empty"),
+    ],
+)
+def test_a_bad_manifest_is_named_with_its_row(folder: Path, text: str, message: str) -> None:
+    bad = folder / "bad.csv"
+    bad.write_text(text)
+    line = refused(vagitus("study", bad, "--out", folder / "no", cwd=folder))
+    bad.unlink()
+    assert "bad.csv" in line and message in line
+    assert not (folder / "no" / "results.jsonl").exists()
+
+
+def test_a_zip_called_csv_is_refused(folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.csv", "w") as archive:
+        archive.writestr("x", "y")
+    assert "t.csv" in refused(vagitus("audit", tmp_path / "t.csv"))
+
+
+def test_an_unknown_key_of_a_recipe_names_the_nearest(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'data = "{folder / "manifest.csv"}"\nrepeat = 3\n')
+    assert "unknown key 'repeat'; did you mean 'repeats'?" in refused(vagitus("study", "--recipe", recipe))
+
+
+def test_audit_says_no_with_status_1(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    manifest = read_manifest(copy / "manifest.csv")
+    manifest.file(0).write_bytes(b"")
+    run = vagitus(
+        "audit", copy / "manifest.csv", "--json", "--out", tmp_path / "audit.json", "--workers", "1"
+    )
+    assert run.returncode == 1
+    found = json.loads(run.stdout)
+    assert found == json.loads((tmp_path / "audit.json").read_text())
+    assert any(manifest.path[0] in str(finding) for finding in found["findings"])
+
+
+def test_a_study_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("n_resamples = 200\ndata = 'x'\n[budget]\nn_inner_folds = 2\n")
+    words: list[str | Path] = ["study", folder / "manifest.csv", "--recipe", recipe, "--folds", "3"]
+    words += [
+        "--arms",
+        "prevalence,logmel+ridge",
+        "--positive",
+        "case",
+        "--out",
+        out,
+        "--cache",
+        tmp_path / "cache",
+        "--json",
+    ]
+    run = vagitus(*words)
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout)
+    assert Path(said["report"]).read_text().startswith("<!doctype html>")
+    assert {line["arm"] for line in said["summary"]} == {"prevalence", "logmel+ridge"}
+    again = vagitus(
+        "study", "--recipe", out / "recipe.toml", "--out", tmp_path / "again", "--cache", tmp_path / "cache"
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "predictions.csv").read_bytes() == (out / "predictions.csv").read_bytes()
+    assert "Research use only" in again.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    line = refused(vagitus("study", folder / "manifest.csv", "--out", tmp_path / "file" / "out"))
+    assert str(tmp_path / "file") in line
+
+
+def test_the_readme_examples_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_readme_names_only_options_that_exist() -> None:
+    help_texts: dict[str, str] = {}
+    for command in re.findall(r"^vagitus (.*?)(?:\s+#.*)?$", README.read_text(), re.MULTILINE):
+        verb, *words = command.split()
+        if verb not in help_texts:
+            help_texts[verb] = vagitus(verb, "--help").stdout
+        for option in (word for word in words if word.startswith("--")):
+            assert option in help_texts[verb], f"{command}: {option}"

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from vagitus.config import read_toml, to_toml
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = Field(3, ge=1)
+    rate: float = 1e-5
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = "cry"
+    arms: tuple[str, ...] = ("svm", "scratch")
+    quick: bool = False
+    target: str | None = None
+    train: Inner = Inner()
+
+
+def test_settings_survive_the_file(tmp_path: Path) -> None:
+    settings = Outer(name='a "quoted" \\ né', quick=True, train=Inner(rate=0.1))
+    path = tmp_path / "r.toml"
+    path.write_text(to_toml(settings))
+    assert read_toml(path, Outer) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nmae = 'x'", r"r\.toml: unknown key 'nmae'; did you mean 'name'\?"),
+        ("[train]\nepoch = 3", r"unknown key 'train\.epoch'; did you mean 'epochs'\?"),
+        ("[train]\nepochs = 0", r"train\.epochs: .*greater than or equal to 1, got 0"),
+        ("quick = [", r"r\.toml: not a TOML file"),
+        ("zzzz = 1", "known are name, arms, quick, target, train"),
+    ],
+)
+def test_a_bad_recipe_says_which_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_toml(path, Outer)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such recipe"):
+        read_toml(tmp_path / "none.toml", Outer)

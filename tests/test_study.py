@@ -1,0 +1,252 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import study_data
+
+from vagitus.checkpoint import load_model
+from vagitus.corpora.simulated import generate
+from vagitus.manifest import Manifest
+from vagitus.plan import StudyConfig, order_classes
+from vagitus.study import run_study
+
+ARMS = ("prevalence", "logmel+ridge", "scratch")
+
+
+class Ran:
+    """A finished study's folder, read back as a stranger would."""
+
+    def __init__(self, out: Path, results: list[dict[str, Any]]) -> None:
+        self.out, self.results = out, results
+        with (out / "predictions.csv").open() as file:
+            self.rows = list(csv.DictReader(file))
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.results if line["kind"] == kind]
+
+
+def run(manifest: Manifest, out: Path, **changes: object) -> Ran:
+    _, results = run_study(
+        study_data.config(arms=ARMS, **changes),
+        manifest,
+        out,
+        positive="case",
+        cache=out.parent / "cache",
+        command="vagitus study",
+        n_workers=2,
+    )
+    return Ran(out, results)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def manifest(folder: Path) -> Manifest:
+    return study_data.simulated(folder / "audio")
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path, manifest: Manifest) -> Ran:
+    return run(manifest, folder / "out")
+
+
+def test_every_recording_is_scored_once_by_every_arm(ran: Ran, manifest: Manifest) -> None:
+    for arm in ARMS:
+        assert sorted(row["path"] for row in ran.rows if row["arm"] == arm) == sorted(manifest.path)
+
+
+def test_no_subject_stands_in_two_folds(ran: Ran) -> None:
+    folds = defaultdict(set)
+    for row in ran.rows:
+        folds[row["subject"]].add(row["fold"])
+    assert len(folds) == 24 and all(len(names) == 1 for names in folds.values())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_reported_auroc_is_that_of_the_predictions(ran: Ran, arm: str) -> None:
+    rows = [row for row in ran.rows if row["arm"] == arm]
+    labels = np.array([row["label"] == "case" for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    reported = next(line for line in ran.lines("summary") if line["arm"] == arm)["metrics"]["auroc"]
+    assert reported["estimate"] == pytest.approx(study_data.recomputed_auroc(labels, scores), abs=1e-9)
+    assert reported["low"] <= reported["estimate"] <= reported["high"]
+
+
+def test_decisions_follow_the_folds_own_threshold(ran: Ran) -> None:
+    thresholds = {(line["arm"], line["fold"]): line["threshold"] for line in ran.lines("fold")}
+    for row in ran.rows:
+        assert float(row["threshold"]) == thresholds[row["arm"], row["fold"]]
+        assert row["decision"] == ("case" if float(row["score"]) >= float(row["threshold"]) else "control")
+
+
+def test_the_ridge_hears_what_the_prevalence_does_not(ran: Ran) -> None:
+    found = {line["arm"]: line["metrics"]["auroc"]["estimate"] for line in ran.lines("summary")}
+    assert found["logmel+ridge"] > 0.8
+    assert found["prevalence"] < 0.6
+    comparison = next(
+        line
+        for line in ran.lines("comparison")
+        if (line["arm"], line["baseline"], line["metric"]) == ("logmel+ridge", "prevalence", "auroc")
+    )
+    assert comparison["difference"] == pytest.approx(found["logmel+ridge"] - found["prevalence"])
+    assert comparison["low"] > 0 and comparison["p"] <= comparison["p_holm"] < 0.05
+
+
+def test_results_file_is_what_was_returned_and_valid_json(ran: Ran) -> None:
+    text = (ran.out / "results.jsonl").read_text()
+    lines = [
+        json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()
+    ]  # no NaN, no Infinity
+    assert [line["kind"] for line in lines] == [line["kind"] for line in ran.results]
+    assert lines[0]["kind"] == "study" and lines[0]["simulated"] is True
+
+
+def test_the_shipped_model_rebuilds_itself_and_carries_its_decision(ran: Ran) -> None:
+    model, card = load_model(ran.out / "model.safetensors")
+    assert card.class_names == ("control", "case") and card.positive == "case"
+    assert card.threshold is not None and 0 < card.threshold < 1
+    assert card.provenance["cross_validated"]["auroc"]["estimate"] == pytest.approx(
+        next(line for line in ran.lines("summary") if line["arm"] == "scratch")["metrics"]["auroc"][
+            "estimate"
+        ]
+    )
+    assert sum(p.numel() for p in model.parameters()) == 110_307 - 10 * 46  # two outputs, not twelve
+
+
+def test_a_second_run_does_no_job_again_and_ends_with_the_same_bytes(ran: Ran, manifest: Manifest) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (ran.out / "work").glob("*.safetensors")}
+    predictions = (ran.out / "predictions.csv").read_bytes()
+    assert len(before) == len(ARMS) * 3 + 1
+    run(manifest, ran.out)
+    assert {path: path.stat().st_mtime_ns for path in (ran.out / "work").glob("*.safetensors")} == before
+    assert (ran.out / "predictions.csv").read_bytes() == predictions
+
+
+def test_another_seed_is_another_study(ran: Ran, manifest: Manifest, folder: Path) -> None:
+    other = run(manifest, folder / "seed1", seed=1)
+    assert [row["fold"] for row in other.rows] != [row["fold"] for row in ran.rows]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import study_data
+from vagitus.manifest import read_manifest
+from test_study import run
+if __name__ == "__main__":
+    run(read_manifest(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_study_goes_on_to_the_unbroken_numbers(ran: Ran, manifest: Manifest, folder: Path) -> None:
+    out, script = folder / "killed" / "out", folder / "killed.py"
+    script.write_text(KILLED)
+    command = [
+        sys.executable,
+        str(script),
+        str(manifest.root / "manifest.csv"),
+        str(out),
+        str(Path(__file__).parent),
+    ]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((out / "work").glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    n_done = len(list((out / "work").glob("*.safetensors")))
+    assert 2 <= n_done < len(ARMS) * 3 + 1 and not (out / "predictions.csv").exists()
+    run(manifest, out)
+    assert (out / "predictions.csv").read_bytes() == (ran.out / "predictions.csv").read_bytes()
+
+
+def test_leaving_a_site_out_reports_the_mean_over_sites(manifest: Manifest, folder: Path) -> None:
+    left_out = run(manifest, folder / "sites", split="sites")
+    assert {row["fold"] for row in left_out.rows} == set(manifest.site_names)
+    assert all(row["fold"] == row["site"] for row in left_out.rows)
+    summary = next(line for line in left_out.lines("summary") if line["arm"] == "logmel+ridge")
+    sites = [line for line in left_out.lines("site") if line["arm"] == "logmel+ridge"]
+    mean = np.mean([site["metrics"]["auroc"] for site in sites])
+    assert summary["headline"] == "mean over sites"
+    assert summary["metrics"]["auroc"]["estimate"] == pytest.approx(mean)
+    one = run(manifest, folder / "site", split="sites", target_site=manifest.site_names[0])
+    assert {row["site"] for row in one.rows} == {manifest.site_names[0]}
+
+
+def test_repeats_are_averaged(manifest: Manifest, folder: Path) -> None:
+    twice = run(manifest, folder / "repeats", repeats=2)
+    per_repeat = []
+    for repeat in ("0", "1"):
+        rows = [row for row in twice.rows if (row["arm"], row["repeat"]) == ("logmel+ridge", repeat)]
+        labels = np.array([row["label"] == "case" for row in rows])
+        per_repeat.append(
+            study_data.recomputed_auroc(labels, np.array([float(row["score"]) for row in rows]))
+        )
+    summary = next(line for line in twice.lines("summary") if line["arm"] == "logmel+ridge")
+    assert summary["metrics"]["auroc"]["estimate"] == pytest.approx(np.mean(per_repeat), abs=1e-9)
+
+
+def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manifest: Manifest) -> None:
+    assert order_classes(manifest, "") == ("control", "case")
+    assert order_classes(manifest, "control") == ("case", "control")
+    labels = np.where(manifest.label == "case", "murmur", "absent")
+    assert order_classes(manifest.with_labels(labels), "") == ("absent", "murmur")
+    with pytest.raises(ValueError, match="no label 'sick' to be positive; labels are case, control"):
+        order_classes(manifest, "sick")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("svm", "forest")}, "no arm forest; choose from prevalence"),
+        ({"arms": ("svm", "svm")}, "named twice"),
+        ({"front_end": "mel"}, "no front end 'mel'; choose from"),
+        ({"target_site": "A"}, "needs split = 'sites'"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_it_starts(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyConfig.model_validate({"data": "x.csv", **changes})
+
+
+def test_too_many_unreadable_recordings_stop_the_study(tmp_path: Path) -> None:
+    broken = generate(
+        tmp_path / "audio", n_subjects=8, n_recordings_per_subject=1, duration_s=1, sample_rate_hz=8000
+    )
+    broken.file(0).write_bytes(b"RIFF but not much more")
+    with pytest.raises(ValueError, match=r"1 of 8 recordings cannot be used, more than max_bad = 5%"):
+        run(broken, tmp_path / "out")
+
+
+def test_a_copy_under_another_subject_keeps_both_on_one_side(tmp_path: Path) -> None:
+    manifest = generate(
+        tmp_path / "audio", n_subjects=12, n_recordings_per_subject=1, duration_s=1.5, sample_rate_hz=8000
+    )
+    manifest.file(4).write_bytes(manifest.file(0).read_bytes())  # a case of the same hospital
+    out = tmp_path / "out"
+    _, results = run_study(
+        study_data.config(arms=("prevalence",), n_folds=2),
+        manifest,
+        out,
+        positive="case",
+        cache=tmp_path / "cache",
+        command="",
+        n_workers=1,
+    )
+    rows = {row["path"]: row["fold"] for row in Ran(out, results).rows}
+    assert rows[manifest.path[0]] == rows[manifest.path[4]]
+    assert results[0]["n_subjects"] == 12 and results[0]["n_groups"] == 11

@@ -90,15 +90,17 @@ def section(name: str) -> str:
     text += arms_table(lines) + "\n"
     if len(study["sites"]) > 1:
         text += sites_table(lines) + "\n"
-    leakage = study.get("leakage")
-    if leakage:
-        text += leakage_table(leakage) + "\n"
-    return text
+    return text + leakage_table(study) + "\n"
 
 
-def leakage_table(leakage: dict[str, Any]) -> str:
-    """The same model on folds that split subjects, the WRONG way, and on folds that keep them whole."""
-    raise KeyError(leakage)
+def leakage_table(study: dict[str, Any]) -> str:
+    """What random recordings and metadata would have made of it, beside whole subjects."""
+    probes = [*study["lookups"], *(study["leakage"][side] for side in ("wrong", "right") if study["leakage"])]
+    rows = [["what", "split", "AUROC", "UAR"], ["---"] * 4]
+    for probe in probes:
+        split = f"**{probe['split']}**" if probe["is_wrong"] else probe["split"]
+        rows.append([probe["what"], split, cell(probe["auroc"]), cell(probe["uar"])])
+    return "The leakage gap, and what is scored with no audio at all:\n\n" + markdown(rows)
 
 
 def write_tables() -> None:

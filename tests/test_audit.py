@@ -278,13 +278,6 @@ def test_workers_find_the_same(broken: Manifest) -> None:
     assert audit(broken, n_workers=2).to_json() == audit(broken).to_json()
 
 
-def test_a_job_that_kills_its_process_is_told_and_the_others_are_done() -> None:
-    jobs = [(f"{i} * {i}",) for i in range(6)]
-    jobs[2] = ("__import__('os')._exit(3)",)
-    results = dict(audit_module._in_processes(eval, jobs, 2))
-    assert results == {0: 0, 1: 1, 2: None, 3: 9, 4: 16, 5: 25}
-
-
 @pytest.fixture
 def copied(tmp_path: Path) -> Manifest:
     sounds = [heart(seed, 3.0) for seed in range(8)]

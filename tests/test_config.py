@@ -6,10 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from vagitus.config import read_toml, to_toml
 
 
+class Innermost(BaseModel):
+    depth: int = 2
+
+
 class Inner(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     epochs: int = Field(3, ge=1)
     rate: float = 1e-5
+    deep: Innermost = Innermost()
 
 
 class Outer(BaseModel):
@@ -22,7 +27,7 @@ class Outer(BaseModel):
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
-    settings = Outer(name='a "quoted" \\ né', quick=True, train=Inner(rate=0.1))
+    settings = Outer(name='a "quoted" \\ né', quick=True, train=Inner(rate=0.1, deep=Innermost(depth=3)))
     path = tmp_path / "r.toml"
     path.write_text(to_toml(settings))
     assert read_toml(path, Outer) == settings

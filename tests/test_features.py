@@ -95,6 +95,12 @@ class TestConfig:
             assert again == config
             assert hash(again) == hash(config)
 
+    def test_vary_checks_and_derives_again(self) -> None:
+        assert LOGMEL64.vary(window_ms=40.0).n_fft == 1024
+        assert LOGMEL64.vary(n_bands=32) == FeatureConfig(n_bands=32)
+        with pytest.raises(ValueError, match="set f_max_hz <= 4000"):
+            LOGMEL64.vary(sample_rate_hz=8_000)
+
     def test_frozen(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             LOGMEL64.n_bands = 3  # type: ignore[misc]
@@ -118,7 +124,11 @@ class TestConfig:
             ({"n_mfcc": 13}, "n_mfcc 13 has no effect on logmel"),
             ({"kind": "mfcc", "n_mfcc": 65}, "n_mfcc 65 exceeds n_bands 64; set n_mfcc <= 64"),
             ({"window_ms": 0.2, "hop_ms": 0.1}, "a window needs 4"),
-            ({"log_floor": 0.0}, "greater than 0"),
+            ({"log_floor": 1e-40}, "greater than or equal to 0.0000"),
+            (
+                {"f_min_hz": 1000.0, "f_max_hz": 1000.0 + 1e-9},
+                "holds no FFT bin.*; set f_min_hz and f_max_hz further",
+            ),
         ],
     )
     def test_refuses(self, changes: dict[str, Any], message: str) -> None:
@@ -645,19 +655,41 @@ class TestFiles:
                 np.testing.assert_array_equal(outcome, expected)
                 assert cache.entry(path, LOGMEL64, start_s=start_s, end_s=end_s).exists()
 
-    def test_a_worker_that_dies_loses_nothing(self, tmp_path: Path) -> None:
+    def test_workers_that_are_killed_lose_nothing(self, tmp_path: Path) -> None:
+        # Features of 40 s are a megabyte: the victims are caught before, during and after an answer.
         path = tmp_path / "cry.wav"
-        soundfile.write(path, noise(32_000), 16_000)
+        soundfile.write(path, noise(640_000), 16_000)
         before = {child.pid for child in multiprocessing.active_children()}
-        results = featurise_files([(path, 0.0, None)] * 12, LOGMEL64, None, 2)
-        found = dict([next(results)])
-        victim = next(child for child in multiprocessing.active_children() if child.pid not in before)
-        os.kill(victim.pid or 0, signal.SIGKILL)
-        for index, outcome in results:
+        found = {}
+        for index, outcome in featurise_files([(path, 0.0, None)] * 20, LOGMEL64, None, 2):
             assert index not in found
             found[index] = outcome
-        assert sorted(found) == list(range(12))
+            if len(found) in (1, 9):  # far enough apart for what the first one held to be done again
+                victim = next(child for child in multiprocessing.active_children() if child.pid not in before)
+                os.kill(victim.pid or 0, signal.SIGKILL)
+        assert sorted(found) == list(range(20))
         assert all(isinstance(outcome, np.ndarray) for outcome in found.values())
+        assert {child.pid for child in multiprocessing.active_children()} == before
+
+    def test_leaving_early_ends_the_workers(self, recording: Path) -> None:
+        before = {child.pid for child in multiprocessing.active_children()}
+        results = featurise_files([(recording, 0.0, None)] * 20, LOGMEL64, None, 2)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert {child.pid for child in multiprocessing.active_children()} == before
+
+    def test_a_script_without_a_guard_is_told(self, recording: Path, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import sys\n"
+            "from vagitus.features import PRESETS, featurise_files\n"
+            "list(featurise_files([(sys.argv[1], 0.0, None)], PRESETS['logmel64'], None, 2))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, script, recording], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "worker processes cannot start; call this under if __name__" in done.stderr
 
     def test_a_recording_that_crashes_its_worker_stops_no_other(self, recording: Path) -> None:
         crashing = CrashesItsReader(recording)
@@ -666,7 +698,9 @@ class TestFiles:
         )
         assert sorted(found) == [0, 1, 2]
         assert isinstance(found[1], AudioError)
-        assert str(found[1]) == f"{recording}: decoding it crashed the process; convert it to wav or flac"
+        assert (
+            str(found[1]) == f"{recording}: ended the process that reads it, twice; convert it to wav or flac"
+        )
         for index in (0, 2):
             np.testing.assert_array_equal(np.asarray(found[index]), featurise_file(recording, LOGMEL64))
 
@@ -683,10 +717,17 @@ class TestFiles:
         next(results)
         assert n_read == 1
 
-    def test_a_cache_that_cannot_be_written_stops_it(self, recording: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("n_workers", [1, 2])
+    def test_a_cache_that_cannot_be_written_stops_it(
+        self, recording: Path, tmp_path: Path, n_workers: int
+    ) -> None:
         (tmp_path / "cache").write_text("a file where the folder should be")
         with pytest.raises(OSError, match="cache"):
-            list(featurise_files([(recording, 0.0, None)], LOGMEL64, FeatureCache(tmp_path / "cache")))
+            list(
+                featurise_files(
+                    [(recording, 0.0, None)], LOGMEL64, FeatureCache(tmp_path / "cache"), n_workers
+                )
+            )
 
     def test_no_workers(self, recording: Path) -> None:
         with pytest.raises(ValueError, match="n_workers must be 1 or more, got 0"):

@@ -3,12 +3,13 @@
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from vagitus.audit import Audit, audit
 from vagitus.checkpoint import RESEARCH_ONLY
 from vagitus.dataset import Dataset, write_feature_table
 from vagitus.features import FeatureConfig
+from vagitus.figures import operating_point
 from vagitus.manifest import build_manifest
 from vagitus.metrics import METRICS, roc_curve, summarise
 from vagitus.outcome import compared, difference_text, interval_text, p_text, read_study, value_text
@@ -97,6 +99,7 @@ def make_study(
     history: bool = True,
     command: str = "vagitus study recordings.csv",
     config: StudyConfig | None = None,
+    front_end: FeatureConfig = FRONT_END,
 ) -> Made:
     """A study's folder in the format of ``run_study``, with scores drawn instead of learned."""
     rng = np.random.default_rng(5)
@@ -111,7 +114,7 @@ def make_study(
             {
                 "path": path,
                 "subject": subject.format(i // 2),
-                "label": class_names[label],
+                "label": class_names[int(label)],
                 "site": sites[i // 2 % len(sites)],
             }
         )
@@ -121,7 +124,7 @@ def make_study(
         rng.normal(-5 + 0.5 * label, 1, (24, n)).astype(np.float32)
         for label, n in zip(labels, lengths, strict=True)
     ]
-    table = write_feature_table(folder / "features.npy", FRONT_END, lengths.tolist(), features)
+    table = write_feature_table(folder / "features.npy", front_end, lengths.tolist(), features)
     dataset = Dataset(
         manifest,
         labels,
@@ -137,7 +140,11 @@ def make_study(
     ]
     if config.split == "sites":
         repeats = [
-            [Fold(site, *[np.flatnonzero(manifest.site == site)] * 3) for site in np.unique(manifest.site)]
+            [
+                Fold(str(site), rows, rows, rows)
+                for site in np.unique(manifest.site)
+                for rows in [np.flatnonzero(manifest.site == site)]
+            ]
         ]
     found = audit(manifest, quick=True)
     plan = Plan(dataset, found, repeats, ())
@@ -257,7 +264,9 @@ def test_figures_follow_from_predictions_csv(made: Made, page: Page) -> None:
     assert f"{100 * found:.1f} %" in text
     assert f"{100 * cleared:.1f} %" in text
     assert f"{brier:.3f}" in text
-    assert f"{area:.3f}" in page.text.split("What was left out")[1]  # the answer, after the contents
+    assert any(f"logmel+ridge {area:.3f}" in "".join(entry.text) for entry in page.find("li"))  # ROC's legend
+    point = operating_point(read_study(made.out, made.dataset), "logmel+ridge")
+    assert list(point) == pytest.approx([1 - cleared, found])
 
 
 def test_confusion_matrix_counts_recordings(made: Made, page: Page) -> None:
@@ -385,7 +394,7 @@ def test_figures_take_colours_and_font_from_the_page(any_page: Page) -> None:
 def test_headings_step_by_one(any_page: Page) -> None:
     levels = [int(e.tag[1]) for e in any_page.elements if re.fullmatch("h[1-6]", e.tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def _luminance(colour: str) -> float:
@@ -456,9 +465,8 @@ def test_simulated_and_subset_are_announced(page: Page, tmp_path: Path) -> None:
 def test_answer_names_the_best_arm_and_what_it_was_held_against(made: Made, page: Page) -> None:
     study = read_study(made.out, made.dataset)
     said = report.headline(study)
-    assert said[0].startswith(
-        "logmel+ridge (ridge on log-mel statistics) told ill and healthy recordings apart best"
-    )
+    best = "Best at telling ill and healthy recordings apart: logmel+ridge (ridge on log-mel statistics), AUROC 0."
+    assert said[0].startswith(best)
     assert any("second-best, scratch" in sentence for sentence in said)
     assert any("lookup, which hears no audio" in sentence for sentence in said)
     assert all(sentence in page.text for sentence in said)
@@ -468,7 +476,20 @@ def test_answer_names_the_best_arm_and_what_it_was_held_against(made: Made, page
 def test_guessing_is_called_guessing(tmp_path: Path) -> None:
     made = make_study(tmp_path, arms=("lookup", "logmel+ridge"), separation=(0.0, 0.1))
     said = report.headline(read_study(made.out, made.dataset))
-    assert said[0].startswith("No arm told ill and healthy recordings apart better than guessing would")
+    assert said[0].startswith(
+        "No arm told ill and healthy recordings apart better than guessing: the best that hears"
+    )
+
+
+def test_worse_than_guessing_is_said(tmp_path: Path) -> None:
+    made = make_study(
+        tmp_path, arms=("prevalence", "lookup", "logmel+ridge"), separation=(0.0, 0.0, -2.0), n_per_class=20
+    )
+    study = read_study(made.out, made.dataset)
+    said = report.headline(study)
+    assert any("Worse than guessing, by more than chance explains: logmel+ridge." in text for text in said)
+    assert [line["arm"] for line in study.summaries] == ["lookup", "logmel+ridge", "prevalence"]
+    assert not any(row["is_best"] for row in report.arm_rows(study))
 
 
 def test_an_arm_that_hears_nothing_is_never_praised_for_listening(tmp_path: Path) -> None:
@@ -493,7 +514,7 @@ def test_figures_are_written_with_their_unit() -> None:
     assert value_text("uar", None) == value_text("auroc", float("nan")) == "\N{EN DASH}"
     assert interval_text("auroc", cell) == "0.801\N{EN DASH}0.900"
     assert interval_text("uar", cell) == "80.1\N{EN DASH}90.0 %"
-    assert interval_text("uar", {"low": None, "high": None}) == "no interval"
+    assert interval_text("uar", {"low": None, "high": None}) == ""
     found = {"difference": -0.0312, "low": -0.07, "high": 0.0125}
     assert difference_text("auroc", found) == ("\N{MINUS SIGN}0.031", "\N{MINUS SIGN}0.070 to +0.013")
     assert difference_text("uar", found) == ("\N{MINUS SIGN}3.1 points", "\N{MINUS SIGN}7.0 to +1.2")
@@ -511,7 +532,9 @@ def test_several_classes_at_one_site_without_a_network(many_class_page: Page) ->
     assert "All tested recordings come from one site" in text
     assert "No arm of this study trains by epochs" in text
     assert "No arm without audio was run, so nothing says how much" in text
-    assert "told the 3 classes apart best: Macro AUROC" in text
+    assert (
+        "Best at telling the 3 classes apart: logmel+ridge (ridge on log-mel statistics), Macro AUROC" in text
+    )
     assert "Decision curves" not in text
     assert "each class against the rest" in text
 
@@ -529,6 +552,18 @@ def test_more_classes_than_a_table_holds(tmp_path: Path) -> None:
     page = Page(write_report(*made))
     assert "confusion" not in {element.attributes.get("class") for element in page.find("table")}
     assert "had to tell 14 classes apart" in page.text
+
+
+@pytest.mark.parametrize("kind", ["mfcc", "logmel"])
+def test_features_without_levels_have_no_mean_spectrum(
+    tmp_path: Path, kind: Literal["mfcc", "logmel"]
+) -> None:
+    normalised = FeatureConfig(n_bands=24, hop_ms=25.0, kind=kind, normalisation="mean_std")
+    made = make_study(tmp_path, arms=("svm",), separation=(0.5,), front_end=normalised)
+    text = Page(write_report(*made)).text
+    assert "Mean spectrum of each class" not in text
+    assert ("so there are no mean spectra to show" in text) == (kind == "mfcc")
+    assert ("Mean spectrogram: ill" in text) == (kind == "logmel")
 
 
 def test_repeats_are_averaged(tmp_path: Path) -> None:
@@ -611,9 +646,8 @@ def test_report_is_whole_or_not_written(made: Made, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "report.html", "results.jsonl"]
 
 
-def test_same_study_same_page(made: Made) -> None:
-    first = write_report(*made).read_bytes()
-    assert write_report(*made).read_bytes() == first
+def test_same_study_same_page(made: Made, page: Page) -> None:
+    assert write_report(*made).read_text(encoding="utf-8") == page.source
 
 
 # --- figures ---

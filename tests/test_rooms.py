@@ -10,10 +10,11 @@ import vagitus
 PACKAGE = Path(vagitus.__file__).parent
 # The way a sound goes. A room may import only the rooms above it.
 ORDER = [
-    "files audio features frontend windows fingerprint segment pitch augment",
+    "files processes audio features frontend windows fingerprint segment pitch augment",
     "manifest splits metrics statistics calibration fetch corpora losses models tensor_train",
     "dataset checkpoint training transfer pretrain adapt verification arms robustness shift",
-    "shortcuts audit config plan jobs results study plots outcome figures report export predict stream scale serve cli __main__",
+    "shortcuts audit config plan jobs results evaluate study plots outcome figures report",
+    "export predict stream scale serve cli __main__",
 ]
 ROOMS = [room for line in ORDER for room in line.split()]
 

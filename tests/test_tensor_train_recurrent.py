@@ -351,7 +351,7 @@ def test_torch_func_sees_through_the_contraction(cell: str) -> None:
     layer, parameters = layers[0], dict(layers[0].named_parameters())
 
     def loss(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        y: Tensor = functional_call(layer, parameters, (x,))[0]
+        y: Tensor = functional_call(layer, dict(parameters), (x,))[0]
         return y.square().sum()
 
     x = torch.randn(5, 4, 2, 6)  # five batches
@@ -405,7 +405,7 @@ def gradient_of_half(rank: int, store: str, folder: str) -> None:
 
 
 def test_two_processes_average_to_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    spawn(gradient_of_half, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    spawn(gradient_of_half, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     layer = TTLSTM(6, 8, compute="contract")
     layer(torch.randn(4, 6, 6))[0].square().mean().backward()
     for own, shared in zip(layer.parameters(), torch.load(tmp_path / "gradients.pt"), strict=True):

@@ -166,22 +166,6 @@ def test_classes_are_drawn_equally_and_everyone_gets_a_turn() -> None:
     assert drawn[:9].max() == 1 and drawn[9:].tolist() == [2, 2, 2]
 
 
-def test_shards_of_a_batch_are_disjoint_and_whole() -> None:
-    features, labels = planted(13)
-    config = PLAIN.model_copy(update={"mask": 0.0})
-
-    def crops(n_shards: int, shard: int) -> list[LabelledBatch]:
-        batches = CropBatches(
-            features, labels, window_frames=30, config=config, seed=5, n_shards=n_shards, shard=shard
-        )
-        return list(batches(2))
-
-    whole, parts = crops(1, 0), [crops(2, 0), crops(2, 1)]
-    for batch, even, odd in zip(whole, *parts, strict=True):
-        assert torch.equal(batch.x[0::2], even.x) and torch.equal(batch.x[1::2], odd.x)
-        assert torch.equal(batch.y[1::2], odd.y)
-
-
 def test_a_recording_scores_the_mean_of_its_windows_alone_or_in_company() -> None:
     features, _ = planted(3)
     torch.manual_seed(0)

@@ -18,14 +18,10 @@ Conventions
 
 import hashlib
 import math
-import multiprocessing
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -38,6 +34,7 @@ from vagitus.features import PRESETS, featurise
 from vagitus.files import content_hash
 from vagitus.fingerprint import FRAME_S, MIN_CORRELATION, Words, correlation, find_matches, fingerprint
 from vagitus.manifest import Manifest
+from vagitus.processes import in_processes
 from vagitus.shortcuts import Association, Leakage, Probe, find_shortcuts
 from vagitus.statistics import Interval
 
@@ -269,7 +266,7 @@ class _Measured(NamedTuple):
 def _measure_all(jobs: list[tuple[Path, float, float | None, bool]], n_workers: int) -> list[_Measured]:
     crashed = "decoding it crashed the process; convert it to wav or flac"
     measured = [_Measured("")] * len(jobs)
-    for i, result in _in_processes(_measure, jobs, n_workers):
+    for i, result in in_processes(_measure, jobs, n_workers):
         measured[i] = _Measured(f"{jobs[i][0]}: {crashed}") if result is None else result
     return measured
 
@@ -329,57 +326,6 @@ def _roll_off_hz(x: NDArray[np.float32], rate_hz: int) -> float:
     if total[-1] <= 0:
         return math.nan
     return float(np.searchsorted(total, ROLL_OFF * total[-1])) * rate_hz / n
-
-
-def _in_processes(
-    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], n_workers: int
-) -> Iterator[tuple[int, Result | None]]:
-    """(index, result) of each job in order of completion; None for a job that took its process down."""
-    if n_workers == 1 or len(jobs) < 2:
-        yield from ((i, function(*job)) for i, job in enumerate(jobs))
-        return
-    waiting = iter(range(len(jobs)))
-    in_flight: dict[Future[Result], int] = {}
-    while True:
-        broken: list[int] = []
-        with _pool(n_workers) as pool:
-            try:
-                while True:
-                    # Enough to keep every worker busy while one result is handed over.
-                    for i in islice(waiting, 4 * n_workers - len(in_flight)):
-                        broken = [i]
-                        in_flight[pool.submit(function, *jobs[i])] = i
-                    broken = []
-                    if not in_flight:
-                        return
-                    for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                        result = future.result()
-                        yield in_flight.pop(future), result
-            except BrokenProcessPool:
-                broken += in_flight.values()
-                in_flight.clear()
-        # One of these took its worker down, and with it the pool; a worker of its own tells which.
-        for i in broken:
-            with _pool(1) as alone:
-                _check_start(alone)
-                try:
-                    yield i, alone.submit(function, *jobs[i]).result()
-                except BrokenProcessPool:
-                    yield i, None
-
-
-def _pool(n_workers: int) -> ProcessPoolExecutor:
-    # fork would copy the locks of whatever threads the caller runs, torch's among them.
-    return ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))
-
-
-def _check_start(pool: ProcessPoolExecutor) -> None:
-    try:
-        pool.submit(int).result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "worker processes cannot start; call audit under if __name__ == '__main__', or with n_workers=1"
-        ) from error
 
 
 def _file_findings(manifest: Manifest, problems: Text, recordings: dict[str, Floats]) -> Iterator[Finding]:
@@ -448,7 +394,7 @@ def _duplicates(
         for i, j, offset in matches
     ]
     # Starting processes takes a second, in which one decodes a hundred short recordings.
-    for k, similarity in _in_processes(_correlate, jobs, n_workers if len(jobs) > 50 else 1):
+    for k, similarity in in_processes(_correlate, jobs, n_workers if len(jobs) > 50 else 1):
         if similarity is not None and similarity >= MIN_CORRELATION:
             i, j, offset = matches[k]
             pairs.append(Duplicate(i, j, "near", similarity, offset * FRAME_S))

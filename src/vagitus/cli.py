@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a result says no, 2 the input is wrong (one line on stand
 what and where), 130 interrupted.
 """
 
+import importlib
 import json
 import os
 import shlex
@@ -41,18 +42,19 @@ Root = Annotated[
     ),
 ]
 Task = Annotated[str, typer.Option("--task", help="Of a corpus with several; see `vagitus corpus list`.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Feature cache. Default ~/.cache/vagitus.", show_default=False)
+]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 is one per processor.")]
 
 
 def main() -> None:
     """Entry point of the ``vagitus`` command."""
-    import click
-
     try:
         status = app(standalone_mode=False)
-    except click.ClickException as error:
+    except typer.TyperException as error:  # a word or an option that it does not know
         fail(f"{error.format_message()} (try --help)")
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("vagitus: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except (ValueError, FileNotFoundError) as error:
@@ -136,10 +138,7 @@ def study(
     audio: Annotated[
         bool, typer.Option("--audio/--no-audio", help="Whether the report can play its worst recordings.")
     ] = True,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Feature cache. Default ~/.cache/vagitus.", show_default=False),
-    ] = None,
+    cache: Cache = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> int:
@@ -147,8 +146,11 @@ def study(
     from vagitus.config import checked, read_toml
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
+    from vagitus.results import finite
     from vagitus.study import run_study
 
+    for package in ("torch", "sklearn", "jinja2", "matplotlib"):  # a missing one is said before the work
+        importlib.import_module(package)
     given: dict[str, Any] = {}
     if recipe is not None:
         given = read_toml(recipe, StudyConfig).model_dump()
@@ -196,12 +198,12 @@ def study(
                 {
                     "report": str(report),
                     "results": str(out / "results.jsonl"),
-                    "summary": [line for line in results if line["kind"] == "summary"],
+                    "summary": [line for line in finite(results) if line["kind"] == "summary"],
                 }
             )
         )
     else:
-        _print_summary(results)
+        _print_summary(finite(results))
         print(f"\nreport: {report}")
     return 0
 
@@ -274,13 +276,12 @@ def audit(
     """Look for leaks, duplicates, confounds, and silent, clipped or unreadable recordings."""
     from vagitus.audit import audit as run_audit
     from vagitus.files import write_atomic
+    from vagitus.processes import n_processors
 
-    if bool(corpus) == bool(data):
-        raise ValueError("give a manifest or --corpus NAME, one of them")
-    manifest, _, _ = _open(corpus or data or "", task, root)
+    manifest, _, _ = _open(_one_of(data, corpus), task, root)
     with _progress(as_json) as announce:
         announce(f"auditing {len(manifest)} recordings")
-        found = run_audit(manifest, n_workers=workers or os.cpu_count() or 1)
+        found = run_audit(manifest, n_workers=workers or n_processors())
     text = json.dumps(found.to_json(), indent=1)
     if out is not None:
         write_atomic(out, text)
@@ -293,9 +294,49 @@ def _megabytes(name: str, n_bytes: int, total: int | None) -> str:
     return f"fetching {name}: {n_bytes / 1e6:.0f}{of_all} MB"
 
 
+@app.command(epilog=RESEARCH_ONLY)
+def evaluate(
+    model: Annotated[Path, typer.Argument(show_default=False, help="model.safetensors of a study.")],
+    data: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", show_default=False, help="CSV or Parquet.")
+    ] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
+    task: Task = "",
+    root: Root = None,
+    cache: Cache = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Subject-level metrics of a model on recordings it was not trained on."""
+    from vagitus.evaluate import evaluate as run_evaluate
+    from vagitus.processes import n_processors
+    from vagitus.results import finite
+
+    manifest, _, _ = _open(_one_of(data, corpus), task, root)
+    with _progress(as_json) as announce:
+        announce(f"scoring {len(manifest)} recordings")
+        found = finite(
+            run_evaluate(model, manifest, cache=cache or default_cache(), n_workers=workers or n_processors())
+        )
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['model']} on {found['n_recordings']} recordings of {found['n_subjects']} subjects")
+    for path, reason in found["excluded"].items():
+        print(f"left out {path}: {reason}")
+    _print_table(["metric", "value"], [[name, _cell(value)] for name, value in found["metrics"].items()])
+    print(RESEARCH_ONLY)
+
+
 def default_cache() -> Path:
     """$XDG_CACHE_HOME/vagitus, else ~/.cache/vagitus."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vagitus"
+
+
+def _one_of(data: str | None, corpus: str) -> str:
+    if bool(corpus) == bool(data):
+        raise ValueError("give a manifest or --corpus NAME, one of them")
+    return corpus or data or ""
 
 
 def _open(data: str, task: str, root: Path | None) -> "tuple[Manifest, str, str]":
@@ -327,26 +368,16 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Say on standard error what is being done and for how long; quiet with --json."""
     if quiet:
         yield lambda line: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    elif not sys.stderr.isatty():  # a log file keeps every line
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+    else:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        running = bar.add_task("starting", total=None)
-
-        def announce(line: str) -> None:
-            if not console.is_terminal:  # a log file keeps every line
-                print(line, file=sys.stderr, flush=True)
-            bar.update(running, description=line)
-
-        yield announce
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            running = bar.add_task("starting", total=None)
+            yield lambda line: bar.update(running, description=line)
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -366,14 +397,18 @@ def _print_summary(results: list[dict[str, Any]]) -> None:
     names = [name for name in shown if name in lines[0]["metrics"]]
     lines.sort(key=lambda line: -(line["metrics"][names[0]]["estimate"] or 0))
 
-    def cell(metric: dict[str, float]) -> str:
-        return f"{metric['estimate']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
-
     about = results[0]
     subset = f"{about['n_tested']} recordings of {about['n_groups']} subjects"
     print(f"{about['data']} {about['task']}: {subset}" + (", SIMULATED" if about["simulated"] else ""))
     _print_table(
         ["arm", *(shown[name] for name in names)],
-        [[line["arm"], *(cell(line["metrics"][name]) for name in names)] for line in lines],
+        [[line["arm"], *(_cell(line["metrics"][name]) for name in names)] for line in lines],
     )
     print(RESEARCH_ONLY)
+
+
+def _cell(metric: dict[str, float | None]) -> str:
+    """``.913 [.885, .938]``; unknown is said to be."""
+    values = [metric[key] for key in ("estimate", "low", "high")]
+    estimate, low, high = (None if value is None else f"{value:.3f}" for value in values)
+    return f"{estimate or 'undefined'}" + (f" [{low}, {high}]" if low and high else "")

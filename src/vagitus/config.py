@@ -42,16 +42,20 @@ def checked(settings: type[Settings], values: dict[str, Any], source: str) -> Se
         ) from None
 
 
-def to_toml(settings: BaseModel) -> str:
+def to_toml(settings: BaseModel, table: str = "") -> str:
     """What ``read_toml`` reads back to the same settings; one table per nested model.
 
     Only what settings hold is written: texts, numbers, booleans, lists of these and nested
     models. TOML's basic strings and JSON's are written alike.
+
+    Args:
+        table: name of the table that these settings stand in, "" for the top.
     """
     top, tables = [], []
     for name, value in settings:
         if isinstance(value, BaseModel):
-            tables.append(f"\n[{name}]\n{to_toml(value)}")
+            inner = f"{table}.{name}" if table else name
+            tables.append(f"\n[{inner}]\n{to_toml(value, inner)}")
         elif value is not None:
             top.append(f"{name} = {json.dumps(value, ensure_ascii=False)}\n")
     return "".join(top) + "".join(tables)

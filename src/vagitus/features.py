@@ -28,16 +28,12 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import islice
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,19 +41,25 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vagitus.audio import AudioError, stream
 from vagitus.files import atomic_path, content_hash
+from vagitus.processes import in_processes
+
+if TYPE_CHECKING:  # generic for type checkers only
+    pass
 
 Float32 = NDArray[np.float32]
 
 # Part of every cache key: raise it when the numbers of the same FeatureConfig change.
 FEATURES_VERSION = 1
 
-# A row quieter in variation than this (in nepers of power; 0.004 dB) is constant but for rounding, and
-# dividing by its deviation would blow the rounding up.
+# A row that varies less than this (natural log of power; 0.004 dB) is constant but for rounding, and dividing
+# by its deviation would blow the rounding up.
 STD_FLOOR = 1e-3
 
 # Samples of FFT input in a block: 0.7 MB of float32, the spectrum as much again, so that each step finds
 # its input in a second-level cache of 1 MB or just beyond. Smaller blocks spend their time in calls.
 BLOCK_SAMPLES = 172_000
+
+MAX_N_FFT = 1 << 20
 
 # int16 full scale, as audio files define it: a power of two, so the product is exact.
 INT16_SCALE = np.float32(2.0**-15)
@@ -97,8 +99,8 @@ class FeatureConfig(BaseModel):
         kind: "logmel", or "mfcc" for the DCT of the same.
         n_mfcc: coefficients kept when ``kind`` is "mfcc"; default all ``n_bands`` of them.
         mel_scale: "slaney" (linear below 1 kHz, librosa's default) or "htk" (2595 log10(1 + f / 700)).
-        log_floor: least band power, before the logarithm. 1e-10 is 123 dB below the band power of a
-            full-scale sine in the default configuration.
+        log_floor: least band power, before the logarithm. 1e-10, librosa's, is about 120 dB below the
+            band power of a full-scale sine.
         normalisation: "none", "mean" or "mean_std", per row over the recording. "none" by default:
             whether to remove the channel is a question that a study asks.
 
@@ -113,14 +115,14 @@ class FeatureConfig(BaseModel):
     sample_rate_hz: int = Field(default=16_000, ge=100, le=768_000)
     window_ms: float = Field(default=25.0, gt=0, le=10_000)
     hop_ms: float = Field(default=10.0, gt=0)
-    n_fft: int = Field(default_factory=_default_n_fft, ge=4, le=1 << 20)
+    n_fft: int = Field(default_factory=_default_n_fft, ge=4, le=MAX_N_FFT)
     f_min_hz: float = Field(default=50.0, ge=0)
     f_max_hz: float = Field(default=8_000.0, gt=0)
     n_bands: int = Field(default=64, ge=1, le=1024)
     kind: Literal["logmel", "mfcc"] = "logmel"
     n_mfcc: int | None = Field(default=None, ge=1)
     mel_scale: Literal["slaney", "htk"] = "slaney"
-    log_floor: float = Field(default=1e-10, gt=0)
+    log_floor: float = Field(default=1e-10, ge=1e-35)  # less is zero in float32, and its logarithm -inf
     normalisation: Literal["none", "mean", "mean_std"] = "none"
 
     @property
@@ -193,18 +195,21 @@ class FeatureConfig(BaseModel):
         empty = _first_empty_band(self, self.n_bands, self.n_fft)
         if empty is None:
             return
-        most = next(
-            (n for n in range(self.n_bands, 0, -1) if _first_empty_band(self, n, self.n_fft) is None), 0
-        )
-        n_fft = _next_power_of_two(self.n_fft)
-        while _first_empty_band(self, self.n_bands, n_fft) is not None:
+        ways = [
+            f"n_bands <= {n}"
+            for n in range(self.n_bands - 1, 0, -1)
+            if _first_empty_band(self, n, self.n_fft) is None
+        ][:1]
+        n_fft = _next_power_of_two(self.n_fft + 1)
+        while n_fft <= MAX_N_FFT and _first_empty_band(self, self.n_bands, n_fft) is not None:
             n_fft *= 2
+        if n_fft <= MAX_N_FFT:
+            ways.append(f"n_fft >= {n_fft}")
         low_hz, _, high_hz = _band_edges_hz(self, self.n_bands)[empty : empty + 3]
-        bin_hz = self.sample_rate_hz / self.n_fft
-        fewer = f"n_bands <= {most}, or " if most else ""
         raise ValueError(
-            f"band {empty} ({low_hz:.1f} to {high_hz:.1f} Hz) holds no FFT bin, bins being {bin_hz:.1f} Hz "
-            f"apart; set {fewer}n_fft >= {n_fft}, or a longer window_ms"
+            f"band {empty} ({low_hz:.1f} to {high_hz:.1f} Hz) holds no FFT bin, bins being "
+            f"{self.sample_rate_hz / self.n_fft:.1f} Hz apart; "
+            f"set {', or '.join([*ways, 'f_min_hz and f_max_hz further apart'])}"
         )
 
 
@@ -273,7 +278,7 @@ PRESETS: dict[str, FeatureConfig] = {
         n_bands=40,
         kind="mfcc",
     ),
-    # PANNs' front end at 16 kHz. Below 50 Hz a microphone in a ward hears mains hum and handling.
+    # PANNs' bands, at 16 kHz with the usual 25/10 ms. Below 50 Hz a microphone hears handling, not a voice.
     "logmel64": FeatureConfig(),
     # What speaker encoders use: 80 bands over the whole band, but for the lowest 20 Hz.
     "logmel80": FeatureConfig(f_min_hz=20.0, n_bands=80),
@@ -578,11 +583,6 @@ class Stretch(NamedTuple):
     end_s: float | None = None
 
 
-class Job(NamedTuple):
-    number: int
-    stretch: Stretch
-
-
 def featurise_files(
     stretches: Iterable[tuple[Path, float, float | None]],
     config: FeatureConfig,
@@ -592,8 +592,9 @@ def featurise_files(
     """Features of many recordings, each as soon as it is done.
 
     Decoding needs processes, threads do not speed it up; each worker computes on one thread. A
-    recording that cannot be read, or that crashes its decoder, yields its error and stops no other.
-    Workers are started afresh ("spawn"), so a script calls this under ``if __name__ == "__main__"``.
+    recording that cannot be read, or that twice ends the process that reads it, yields its error and stops
+    no other. Workers are started afresh ("spawn"), so a script calls this under
+    ``if __name__ == "__main__"``.
 
     Args:
         stretches: (path, start_s, end_s) each, with end_s None for the end; read as workers become free.
@@ -609,15 +610,24 @@ def featurise_files(
         OSError: the cache cannot be written.
         RuntimeError: worker processes cannot start.
     """
-    if n_workers < 1:
-        raise ValueError(f"n_workers must be 1 or more, got {n_workers}")
-    jobs = (Job(number, Stretch(*stretch)) for number, stretch in enumerate(stretches))
-    if n_workers == 1:
-        return ((job.number, _outcome(job.stretch, config, cache)) for job in jobs)
-    return _in_processes(jobs, config, cache, n_workers)
+    paths: dict[int, Path] = {}  # of the jobs under way, to name one whose process died
+
+    def jobs() -> Iterator[tuple[Stretch]]:
+        for index, stretch in enumerate(stretches):
+            paths[index] = Path(stretch[0])
+            yield (Stretch(*stretch),)
+
+    def answer(index: int, outcome: Float32 | AudioError | None) -> tuple[int, Float32 | AudioError]:
+        path = paths.pop(index)
+        if outcome is None:
+            outcome = AudioError(f"{path}: ended the process that reads it, twice; convert it to wav or flac")
+        return index, outcome
+
+    answers = in_processes(partial(_outcome, config, cache), jobs(), n_workers)
+    return (answer(index, outcome) for index, outcome in answers)
 
 
-def _outcome(stretch: Stretch, config: FeatureConfig, cache: FeatureCache | None) -> Float32 | AudioError:
+def _outcome(config: FeatureConfig, cache: FeatureCache | None, stretch: Stretch) -> Float32 | AudioError:
     featurise_one = featurise_file if cache is None else cache.get_or_compute
     try:
         return featurise_one(stretch.path, config, start_s=stretch.start_s, end_s=stretch.end_s)
@@ -625,62 +635,3 @@ def _outcome(stretch: Stretch, config: FeatureConfig, cache: FeatureCache | None
         return error
     except FileNotFoundError as error:
         return AudioError(str(error))
-
-
-def _in_processes(
-    jobs: Iterator[Job], config: FeatureConfig, cache: FeatureCache | None, n_workers: int
-) -> Iterator[tuple[int, Float32 | AudioError]]:
-    # Enough to keep every worker busy while one result is handed over, and no more in memory.
-    n_ahead = 2 * n_workers
-    in_flight: dict[Future[Float32 | AudioError], Job] = {}
-    unfinished: list[Job] = []
-    while True:
-        with _pool(n_workers) as pool:
-            try:
-                while True:
-                    for job in islice(jobs, n_ahead - len(in_flight)):
-                        unfinished = [job]
-                        in_flight[pool.submit(_outcome, job.stretch, config, cache)] = job
-                    unfinished = []
-                    if not in_flight:
-                        return
-                    for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                        outcome = future.result()
-                        yield in_flight.pop(future).number, outcome
-            except BrokenProcessPool:
-                unfinished += in_flight.values()
-                in_flight.clear()
-        # One of these took its worker down, and with it the pool; one at a time tells which.
-        yield from _one_at_a_time(unfinished, config, cache)
-
-
-def _one_at_a_time(
-    jobs: list[Job], config: FeatureConfig, cache: FeatureCache | None
-) -> Iterator[tuple[int, Float32 | AudioError]]:
-    while jobs:
-        with _pool(1) as pool:
-            try:
-                pool.submit(int).result()
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    "worker processes cannot start; call featurise_files under if __name__ == '__main__', "
-                    "or with n_workers=1"
-                ) from error
-            try:
-                while jobs:
-                    outcome = pool.submit(_outcome, jobs[0].stretch, config, cache).result()
-                    yield jobs.pop(0).number, outcome
-            except BrokenProcessPool:
-                number, stretch = jobs.pop(0)
-                message = f"{stretch.path}: decoding it crashed the process; convert it to wav or flac"
-                yield number, AudioError(message)
-
-
-@contextmanager
-def _pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    # fork would copy the locks of whatever threads the caller runs, torch's among them.
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -42,9 +42,8 @@ ATTRIBUTES = {
     "duration_s": "Duration (s)",
     "level_dbfs": "Level (dB full scale)",
     "bandwidth_hz": "Bandwidth (Hz)",
-    "sample_rate_hz": "Sampling rate (Hz)",
 }
-LOG_ATTRIBUTES = frozenset(("duration_s", "bandwidth_hz", "sample_rate_hz"))
+LOG_ATTRIBUTES = frozenset(("duration_s", "bandwidth_hz"))
 
 
 def forest_plots(study: Study) -> list[Plot]:
@@ -57,8 +56,7 @@ def forest_plots(study: Study) -> list[Plot]:
                 scale * known(line["metrics"][metric]["estimate"]),
                 scale * known(line["metrics"][metric]["low"]),
                 scale * known(line["metrics"][metric]["high"]),
-                f"{value_text(metric, line['metrics'][metric]['estimate'])} "
-                f"({interval_text(metric, line['metrics'][metric])})".replace(" %", ""),
+                _estimate_text(metric, line["metrics"][metric]),
                 study.style(line["arm"]),
             )
             for line in study.summaries
@@ -80,6 +78,13 @@ def forest_plots(study: Study) -> list[Plot]:
     return found
 
 
+def _estimate_text(metric: str, cell: Line) -> str:
+    """Without the percent signs, which the axis has."""
+    interval = interval_text(metric, cell)
+    value = value_text(metric, cell["estimate"])
+    return (f"{value} ({interval})" if interval else value).replace(" %", "")
+
+
 def curve_plots(study: Study) -> list[Plot]:
     return _binary_curves(study) if study.n_classes == 2 else _many_class_curves(study)
 
@@ -96,11 +101,7 @@ def _binary_curves(study: Study) -> list[Plot]:
     said = _which_repeat(study)
     areas = {arm: auroc(labels, scores[arm]) for arm in arms}
     spoken = ", ".join(f"{arm} {area:.3f}" for arm, area in areas.items())
-    points = []
-    for arm in arms:
-        calls = confusion_matrix(labels, study.scored[arm].decisions[0], n_classes=2)
-        recalls = np.diag(calls) / np.maximum(calls.sum(axis=1), 1)
-        points.append((study.style(arm), float(1 - recalls[0]), float(recalls[1])))
+    points = [(study.style(arm), *operating_point(study, arm)) for arm in arms]
     roc = Plot(
         "ROC curves",
         plots.roc(
@@ -152,6 +153,16 @@ def _binary_curves(study: Study) -> list[Plot]:
         study.legend(arms),
     )
     return [roc, precision, reliable, decision]
+
+
+def operating_point(study: Study, arm: str) -> tuple[float, float]:
+    """(1 - specificity, sensitivity) of an arm's decisions, NaN for a class without recordings."""
+    calls = confusion_matrix(study.labels, study.scored[arm].decisions[0], n_classes=2)
+    n_negative, n_positive = calls.sum(axis=1)
+    return (
+        float(calls[0, 1] / n_negative) if n_negative else math.nan,
+        float(calls[1, 1] / n_positive) if n_positive else math.nan,
+    )
 
 
 def _roc_band(study: Study, scores: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,26 +22,25 @@ from vagitus.dataset import Dataset
 from vagitus.plan import Announce
 from vagitus.splits import Fold, grouped_folds
 
-FINAL = "final"
-
 
 class Job(NamedTuple):
-    """One arm on one fold."""
+    """One arm on one fold; ``ships`` marks the fit on all recordings whose weights are kept."""
 
     arm: str
     fold: Fold
     budget: Budget
+    ships: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.arm} {self.fold.name}"
+        return f"{self.arm}, model" if self.ships else f"{self.arm} {self.fold.name}"
 
 
 def final_job(dataset: Dataset, budget: Budget) -> Job:
     """The model that is shipped: trained on all recordings but a dev fold, which picks its epoch."""
     first = grouped_folds(dataset.labels, dataset.groups, n_folds=5, seed=budget.seed)[0]
     train = np.sort(np.concatenate([first.train, first.dev]))
-    return Job("scratch", Fold(FINAL, train, first.test, np.empty(0, np.int64)), budget)
+    return Job("scratch", Fold("all", train, first.test, np.empty(0, np.int64)), budget, ships=True)
 
 
 def run_jobs(
@@ -105,7 +105,7 @@ def _run_job(job: Job, work: Path, identity: str) -> None:
     started = time.monotonic()
     state = work / f"{_file_name(job)}.state"
     with threadpool_limits(1):
-        if job.fold.name == FINAL:
+        if job.ships:
             result = _fit_final(_dataset, job, state)
         else:
             result = ARMS[job.arm].fit(_dataset, job.fold, job.budget, state)._asdict()
@@ -130,11 +130,12 @@ def _read_job(work: Path, job: Job, identity: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     tensors, header = read_tensors(path)
-    if header.get("identity") != identity:
+    if (header.get("identity"), header.get("job")) != (identity, job.name):
         return None  # of a study with other data or options: done again, and replaced
     # Arrays for the study; the weights of a final model stay tensors.
     return header | {k: v if k.startswith("weights.") else v.numpy() for k, v in tensors.items()}
 
 
 def _file_name(job: Job) -> str:
-    return job.name.replace(" ", "-").replace("/", "_")
+    """A site's name may hold any character: what a file name cannot is written as its code (a/b: a%2Fb)."""
+    return quote(job.name, safe=" ,+")

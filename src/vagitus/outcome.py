@@ -2,7 +2,7 @@
 
 Conventions
     line        one line of results.jsonl as a dict; null is unknown
-    best        of the headline's metric; summaries come best first
+    best        of the headline's metric; summaries come best first, the floor last
     numbers     shares of recordings are written as percentages, areas and mean errors are not; unknown is a dash
 """
 
@@ -29,6 +29,7 @@ IntArray = NDArray[np.int64]
 Line = dict[str, Any]
 
 HEADLINES = ("auroc", "macro_auroc", "uar")  # the first that has a value
+FLOOR = "prevalence"  # the arm that has no curve: it scores all recordings of a fold alike
 MOST_CURVES = len(STYLES) - 1  # arms in one figure of curves; the last style is everybody else's
 PERCENT = frozenset(("uar", "sensitivity", "specificity", "sensitivity_at_specificity_80", "accuracy"))
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -126,6 +127,12 @@ class Study:
             return 1 / self.n_classes
         return 0.5 if self.metric in ("auroc", "macro_auroc") else None
 
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the best arm's interval lies above chance."""
+        low = known(self.best["metrics"][self.metric]["low"], -math.inf)
+        return self.chance is None or low > self.chance
+
     @cached_property
     def best_hearing(self) -> str:
         """The best arm that hears audio; the best one where none does."""
@@ -135,7 +142,7 @@ class Study:
     @cached_property
     def curve_arms(self) -> list[str]:
         """Arms whose curves are drawn: the best ones, and what is known without audio."""
-        ranked = [str(line["arm"]) for line in self.summaries if line["arm"] != "prevalence"]
+        ranked = [str(line["arm"]) for line in self.summaries if line["arm"] != FLOOR]
         if "lookup" in ranked[MOST_CURVES:]:
             ranked = [*ranked[: MOST_CURVES - 1], "lookup"]
         return ranked[:MOST_CURVES] or [str(self.best["arm"])]
@@ -182,7 +189,9 @@ def read_study(out: Path, dataset: Dataset) -> Study:
         "uar",
     )
     summaries = sorted(
-        kinds["summary"], key=lambda line: -known(line["metrics"][metric]["estimate"], -math.inf)
+        kinds["summary"],
+        # What guesses from class frequencies is the floor, whatever it happens to score.
+        key=lambda line: (line["arm"] == FLOOR, -known(line["metrics"][metric]["estimate"], -math.inf)),
     )
     tested, scored = read_predictions(out / "predictions.csv", dataset)
     missing = [line["arm"] for line in summaries if line["arm"] not in scored]
@@ -315,9 +324,10 @@ def value_text(metric: str, value: float | None) -> str:
 
 
 def interval_text(metric: str, cell: Line | Interval) -> str:
+    """Both ends, "" where they are unknown."""
     low, high = (cell["low"], cell["high"]) if isinstance(cell, dict) else (cell.low, cell.high)
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return "no interval"
+        return ""
     if metric in PERCENT:
         return f"{100 * low:.1f}{DASH}{100 * high:.1f} %"
     return f"{low:.3f}{DASH}{high:.3f}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vagitus.arms import ARMS
@@ -119,22 +120,24 @@ def make_plan(
     usable = labelled.select(found.usable)
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
     class_names = order_classes(usable, config.positive or positive)
+    labels = usable.encode_labels(class_names)
+    here = set(usable.subject.tolist())
+    tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
+    groups = merge_subjects(usable.subject, tied)
+    repeats = make_folds(config, usable, labels, groups)
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
     chosen = front_ends(preset, config.arms, config.normalisation)
     tables = feature_tables(usable, chosen, cache, out / "work", n_workers)
-    study_table = tables["study"]
-    here = set(usable.subject.tolist())
-    tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
     dataset = Dataset(
         manifest=usable,
-        labels=usable.encode_labels(class_names),
+        labels=labels,
         class_names=class_names,
-        groups=merge_subjects(usable.subject, tied),
-        duration_s=np.diff(study_table.offsets) / study_table.config.frames_per_s,
+        groups=groups,
+        duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
     )
-    return Plan(dataset, found, make_folds(config, dataset), notes)
+    return Plan(dataset, found, repeats, notes)
 
 
 def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
@@ -198,9 +201,10 @@ def feature_tables(
     return tables
 
 
-def make_folds(config: StudyConfig, dataset: Dataset) -> list[list[Fold]]:
+def make_folds(
+    config: StudyConfig, manifest: Manifest, labels: NDArray[np.int64], groups: NDArray[np.str_]
+) -> list[list[Fold]]:
     """The folds of each repeat, every one checked to keep groups apart."""
-    manifest, labels, groups = dataset.manifest, dataset.labels, dataset.groups
     if config.split == "sites":
         folds = leave_one_site_out(labels, groups, manifest.site, seed=config.seed)
         if config.target_site:

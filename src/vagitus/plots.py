@@ -387,6 +387,7 @@ def strips(
         axes.minorticks_off()
     else:
         axes.locator_params(axis="x", nbins=6)
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
     _rows(axes, len(groups), low=0.5)
     axes.set_xlabel(value)
     return _svg(figure, name, alt)

@@ -35,6 +35,7 @@ from vagitus.figures import (
 from vagitus.files import write_atomic
 from vagitus.metrics import METRICS, confusion_matrix, statistic
 from vagitus.outcome import (
+    FLOOR,
     UNKNOWN,
     IntArray,
     Line,
@@ -92,7 +93,7 @@ DEFINITIONS = {
     "brier": "Mean squared error of the predicted probabilities; lower is better.",
     "log_loss": "Mean surprise, in nats, at what each recording turned out to be; lower is better.",
     "ece": "Expected calibration error: how far predicted probabilities lie from observed frequencies, averaged "
-    "over ten bins; lower is better.",
+    "over ten bins; lower is better. It has no interval: resampling alone makes it worse.",
 }
 SEVERITIES = {"error": ("✖", "Error"), "warning": ("▲", "Warning"), "info": ("●", "Note")}
 
@@ -129,6 +130,7 @@ def write_report(out: Path, dataset: Dataset, audit: Audit, *, with_audio: bool 
     page = template.render(
         research_only=RESEARCH_ONLY,
         unknown=UNKNOWN,
+        floor=FLOOR,
         study=study,
         title=title(study),
         headline=headline(study),
@@ -214,32 +216,51 @@ def setting(study: Study) -> list[str]:
 
 def headline(study: Study) -> list[str]:
     """The answer first, then what it rests on; a sentence each."""
-    best, metric = study.best, study.metric
-    arm, cell = best["arm"], best["metrics"][metric]
-    name = METRICS[metric].title
-    estimate, low = cell["estimate"], known(cell["low"])
-    if estimate is None:
+    if study.best["metrics"][study.metric]["estimate"] is None:
         return ["No overall figure could be computed: no test fold holds every class."]
-    figure = f"{name} {value_text(metric, estimate)} ({study.level} interval {interval_text(metric, cell)})"
-    chance = study.chance
-    what = _two_classes(study)
-    if chance is not None and not low > chance:
-        said = [
-            f"No arm told {what} apart better than guessing would: the best, {arm}, reached {figure}, and "
-            f"{value_text(metric, chance)} is chance."
-        ]
-    else:
-        said = [f"{arm} ({best['title']}) told {what} apart best: {figure}."]
-        if metric == "auroc" and study.about["config"]["split"] != "sites":
-            said.append(
-                f"Of one {study.positive} and one {study.negative} recording it scores the {study.positive} one "
-                f"higher in about {round(100 * estimate)} of 100 such pairs; guessing gives 50."
-            )
+    return _found(study) if study.beats_chance else _nothing_found(study)
+
+
+def _nothing_found(study: Study) -> list[str]:
+    arm, chance = study.best_hearing, study.chance
+    said = [
+        f"No arm told {_classes(study)} apart better than guessing: the best that hears audio, {arm}, reached "
+        f"{_figure(study, arm)}, and guessing gives {value_text(study.metric, chance)}."
+    ]
+    worse = [
+        line["arm"]
+        for line in study.summaries
+        if known(line["metrics"][study.metric]["high"]) < known(chance, -math.inf) and line["arm"] != FLOOR
+    ]
+    if worse:
+        said.append(
+            f"Worse than guessing, by more than chance explains: {', '.join(worse)}. What was learned on the "
+            "training side points the wrong way on the test side, as it does when sites or subjects differ more "
+            "than classes do."
+        )
+    return said
+
+
+def _figure(study: Study, arm: str) -> str:
+    cell = next(line for line in study.summaries if line["arm"] == arm)["metrics"][study.metric]
+    interval = interval_text(study.metric, cell)
+    figure = f"{METRICS[study.metric].title} {value_text(study.metric, cell['estimate'])}"
+    return f"{figure} ({study.level} interval {interval})" if interval else figure
+
+
+def _found(study: Study) -> list[str]:
+    best, arm = study.best, study.best["arm"]
+    said = [f"Best at telling {_classes(study)} apart: {arm} ({best['title']}), {_figure(study, arm)}."]
+    if study.metric == "auroc" and study.about["config"]["split"] != "sites":
+        said.append(
+            f"Of one {study.positive} and one {study.negative} recording it scores the {study.positive} one higher "
+            f"in about {round(100 * best['metrics']['auroc']['estimate'])} of 100 such pairs; guessing gives 50."
+        )
     ranked = [line["arm"] for line in study.summaries]
     if len(ranked) > 1:
         deaf = "" if hears(ranked[1]) else ", which hears no audio"
         said += _against(study, arm, ranked[1], f"the second-best, {ranked[1]}{deaf}")
-    if not hears(arm) and arm != "prevalence":
+    if not hears(arm) and arm != FLOOR:
         said.append(
             f"{arm} hears no audio, only the recordings' metadata and duration; no arm that listens did better."
         )
@@ -280,7 +301,7 @@ def _against(study: Study, arm: str, other: str, described: str) -> list[str]:
     return said
 
 
-def _two_classes(study: Study) -> str:
+def _classes(study: Study) -> str:
     if study.n_classes == 2:
         return f"{study.positive} and {study.negative} recordings"
     return f"the {study.n_classes} classes"
@@ -297,7 +318,7 @@ def sentence(text: str) -> str:
     first = text.split(" ", 1)[0].rstrip(",:")
     if first.isalpha() and first.islower():
         text = text[0].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def arm_columns(study: Study) -> list[Line]:
@@ -328,7 +349,7 @@ def arm_rows(study: Study) -> list[Line]:
                 "arm": arm,
                 "title": line["title"],
                 "style": study.style(arm),
-                "is_best": line is study.best,
+                "is_best": line is study.best and study.beats_chance,
                 "hears": hears(arm),
                 "cells": [
                     {

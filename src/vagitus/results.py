@@ -282,3 +282,14 @@ def predictions_csv(predictions: dict[str, Predictions], plan: Plan, tested: NDA
                     ]
                 )
     return out.getvalue()
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: unknown is null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

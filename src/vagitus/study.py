@@ -10,7 +10,6 @@ each, so that the numbers do not depend on how many processors there are.
 
 import hashlib
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -23,14 +22,16 @@ from vagitus.checkpoint import ModelCard, save_model
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
 from vagitus.features import FeatureCache
-from vagitus.files import write_atomic
+from vagitus.files import content_hash, write_atomic
 from vagitus.jobs import Job, final_job, run_jobs
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
 from vagitus.plan import Announce, Plan, StudyConfig, make_plan
-from vagitus.results import comparison_lines, decide_folds, predictions_csv, settle, summary_lines
+from vagitus.processes import n_processors
+from vagitus.results import comparison_lines, decide_folds, finite, predictions_csv, settle, summary_lines
 
 RESULTS_FORMAT = 1
+TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
 
 
 def run_study(
@@ -64,11 +65,11 @@ def run_study(
         OSError: ``out`` or ``cache`` cannot be written.
     """
     started = time.monotonic()
-    n_workers = n_workers or os.cpu_count() or 1
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "recipe.toml", to_toml(config))
+    n_workers = n_workers or n_processors()
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found out before the work
     plan = make_plan(config, manifest, out, positive, front_end, FeatureCache(cache), n_workers, announce)
     dataset = plan.dataset
+    write_atomic(out / "recipe.toml", to_toml(config))
     write_atomic(out / "audit.json", json.dumps(plan.audit.to_json(), indent=1))
     jobs = [
         Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
@@ -94,10 +95,10 @@ def run_study(
         *comparison_lines(predictions, plan, tested, config),
     ]
     if final:
-        results.append(_save_final(out, dataset, done[final.name], config, command, results))
+        results.append(_save_final(out, dataset, done[final.name], config, results))
     results[0]["seconds"] = round(time.monotonic() - started, 1)
     write_atomic(out / "predictions.csv", predictions_csv(predictions, plan, tested))
-    write_atomic(out / "results.jsonl", "".join(json.dumps(_finite(line)) + "\n" for line in results))
+    write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
     return plan, results
 
 
@@ -106,10 +107,12 @@ def _save_final(
     dataset: Dataset,
     result: dict[str, Any],
     config: StudyConfig,
-    command: str,
     results: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own."""
+    """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own.
+
+    The card also lists hashes of the recordings it was trained on, so that ``evaluate`` can refuse them.
+    """
     table = dataset.tables["study"]
     model = build_model("res8", n_mels=table.config.n_rows, n_classes=dataset.n_classes)
     model.load_state_dict(
@@ -135,16 +138,23 @@ def _save_final(
             "n_recordings": len(dataset),
             "n_subjects": len(np.unique(dataset.groups)),
             "cross_validated": summary["metrics"],
+            "members_cross_validated": config.budget.n_members,
+            "trained_on": trained_on(dataset.manifest),
         },
     )
     save_model(out / "model.safetensors", model, card)
     return {"kind": "model", "arm": "scratch", "file": "model.safetensors", "threshold": threshold}
 
 
+def trained_on(manifest: Manifest) -> list[str]:
+    """A short hash of each recording's bytes: enough to recognise it, nothing to hear."""
+    return sorted({content_hash(manifest.file(i))[:TRAINED_ON_DIGITS] for i in range(len(manifest))})
+
+
 def _study_line(
     config: StudyConfig, plan: Plan, command: str, identity: str, n_tested: int
 ) -> dict[str, Any]:
-    manifest = plan.dataset.manifest
+    manifest, audited = plan.dataset.manifest, plan.audit.to_json()
     return {
         "kind": "study",
         "format": RESULTS_FORMAT,
@@ -165,6 +175,7 @@ def _study_line(
         "simulated": manifest.simulated,
         "notes": [*manifest.notes, *plan.notes],
         "front_end": plan.dataset.tables["study"].config.model_dump(),
+        **{name: audited[name] for name in ("lookups", "leakage")},
     }
 
 
@@ -198,14 +209,3 @@ def _identity(dataset: Dataset, config: StudyConfig) -> str:
     for column in (manifest.path, dataset.groups, dataset.labels.astype(str), manifest.start_s.astype(str)):
         digest.update("\0".join(column.tolist()).encode())
     return digest.hexdigest()
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: unknown is null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

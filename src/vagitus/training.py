@@ -96,7 +96,6 @@ class CropBatches:
         features: one (n_rows, n_frames) array per recording; may be memory-mapped.
         labels: (n_recordings,) int class indices.
         window_frames: frames in a crop.
-        n_shards, shard: this process takes every n_shards-th example of each batch.
 
     Raises:
         ValueError: no recordings, or as many labels as recordings are not given.
@@ -110,15 +109,13 @@ class CropBatches:
         window_frames: int,
         config: TrainConfig,
         seed: int,
-        n_shards: int = 1,
-        shard: int = 0,
     ) -> None:
         if len(features) == 0 or len(features) != len(labels):
             raise ValueError(
                 f"got {len(features)} recordings and {len(labels)} labels; need as many, at least one"
             )
         self.features, self.labels, self.window_frames = features, labels, window_frames
-        self.config, self.seed, self.n_shards, self.shard = config, seed, n_shards, shard
+        self.config, self.seed = config, seed
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.config.batch_size)
@@ -140,8 +137,7 @@ class CropBatches:
             x = np.stack(crops)
             if self.config.mask:
                 mask_bands_and_frames(x, self.config.mask, rng)
-            mine = slice(self.shard, None, self.n_shards)
-            yield LabelledBatch(torch.from_numpy(x[mine]), torch.from_numpy(self.labels[chosen[mine]]))
+            yield LabelledBatch(torch.from_numpy(x), torch.from_numpy(self.labels[chosen]))
 
 
 def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -222,7 +218,9 @@ def fit(
                 lr = learning_rate(step, total_steps, config, steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                terms = objective(trained, type(batch)(*(fabric.to_device(part) for part in batch)))
+                # Of several processes each makes the same batch and takes its own rows: disjoint, and whole.
+                mine = slice(fabric.global_rank, None, fabric.world_size)
+                terms = objective(trained, type(batch)(*(fabric.to_device(part[mine]) for part in batch)))
                 values = {name: term.item() for name, term in terms.items()}
                 if not all(math.isfinite(value) for value in values.values()):
                     raise FloatingPointError(

@@ -37,6 +37,10 @@ Compute = Literal["auto", "rebuild", "contract"]
 # A contraction runs at a quarter to a half of the speed of one dense product, operation by operation.
 DENSE_INPUT_RATIO = 4
 
+# Numbers of gates of one step that are worked on together: what a step touches then stays near a core's 1 MB of
+# second-level cache. A larger batch is contracted in blocks of sequences, one block after the other.
+BLOCK_NUMBERS = 1 << 17
+
 
 class _TTRecurrent(nn.Module):
     """What TTLSTM and TTGRU share; ``n_gates`` and ``cell`` tell them apart."""
@@ -140,6 +144,10 @@ class _TTRecurrent(nn.Module):
             f"({counts.cores} in cores, {counts.bias} bias; dense {counts.dense})"
         )
 
+    def choose_compute(self, x: Tensor) -> Literal["rebuild", "contract"]:
+        """PLACEHOLDER"""
+        return "rebuild"
+
     def _suffixes(self) -> Iterator[str]:
         for layer in range(self.num_layers):
             yield f"l{layer}"
@@ -213,7 +221,7 @@ class _TTRecurrent(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         compute = self.compute
         if compute == "auto":
-            compute = choose_compute(self, x, batch_sizes)
+            compute = self.choose_compute(x)
         if compute == "rebuild":
             return self._rebuild(x, batch_sizes, states)
         with torch.autocast(x.device.type, enabled=False):
@@ -261,44 +269,73 @@ class _TTRecurrent(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         dtype = next(self.parameters()).dtype
         lengths: Tensor | None = None
-        active: tuple[int, ...] = ()
+        active: list[int] = []
         if batch_sizes is not None:
             x, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
-            active = tuple(batch_sizes.tolist())
+            active = batch_sizes.tolist()
         elif self.batch_first:
             x = x.transpose(0, 1)
+        n_steps, batch, _ = x.shape
         x = x.to(dtype).transpose(1, 2)  # (n_steps, n_features, batch)
         columns = [state.to(dtype).transpose(1, 2) for state in states]  # (layers, hidden_size, batch)
+        weights = [self._contraction_weights(suffix) for suffix in self._suffixes()]
+        n_blocks = max(1, round(batch * self.n_gates * self.hidden_size / BLOCK_NUMBERS))
+        width = max(1, -(-batch // n_blocks))
+        ys, finals = [], []
+        for start in range(0, max(batch, 1), width):
+            here = slice(start, start + width)
+            running = tuple(n - start for n in active if n > start)  # at each step of this block
+            own_steps = len(running) if active else n_steps
+            own_x, own_columns = x[:own_steps, :, here], [column[:, :, here] for column in columns]
+            own_active = tuple(min(n, own_x.shape[2]) for n in running)
+            y, final = self._contract_block(own_x, own_active, own_columns, weights)
+            ys.append(
+                nn.functional.pad(y, (0, 0, 0, 0, 0, n_steps - own_steps)) if own_steps < n_steps else y
+            )
+            finals.append(final)
+        states_out = tuple(torch.cat(state, dim=1) for state in zip(*finals, strict=True))
+        if self.batch_first and lengths is None:
+            return torch.cat([y.permute(2, 0, 1) for y in ys]), states_out
+        y = torch.cat([y.transpose(1, 2) for y in ys], dim=1)
+        return y if lengths is None else pack_padded_sequence(y, lengths).data, states_out
+
+    def _contraction_weights(self, suffix: str) -> tuple[Layout, list[Tensor], list[Tensor], Tensor | None]:
+        """Layout and cores of W_ih, cores of W_hh, and the bias.
+
+        W_ih is one core, itself, where contracting would take as long: for a few dozen input features.
+        """
+        input_matrix: TTMatrix = self.get_submodule(f"weight_ih_{suffix}")  # type: ignore[assignment]
+        hidden_matrix: TTMatrix = self.get_submodule(f"weight_hh_{suffix}")  # type: ignore[assignment]
+        layout, cores = self.layout, list(input_matrix.cores)
+        if input_matrix.dense_flops < DENSE_INPUT_RATIO * input_matrix.contraction_flops:
+            layout, cores = "joint", [input_matrix.dense()[None, :, :, None]]
+        return layout, cores, list(hidden_matrix.cores), self._bias(suffix)
+
+    def _contract_block(
+        self,
+        x: Tensor,
+        active: tuple[int, ...],
+        columns: list[Tensor],
+        weights: list[tuple[Layout, list[Tensor], list[Tensor], Tensor | None]],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All layers on some sequences: x (n_steps, n_in, batch) -> h of the last layer, final states."""
         finals: list[tuple[Tensor, ...]] = []
         n_directions = 2 if self.bidirectional else 1
-        suffixes = list(self._suffixes())
-        for index, suffix in enumerate(suffixes):
-            reverse = index % n_directions == 1
-            input_matrix: TTMatrix = self.get_submodule(f"weight_ih_{suffix}")  # type: ignore[assignment]
-            hidden_matrix: TTMatrix = self.get_submodule(f"weight_hh_{suffix}")  # type: ignore[assignment]
-            own = [column[index].contiguous() for column in columns]
-            input_layout, input_cores = _input_part(input_matrix)
+        directions: list[Tensor] = []
+        for index, (input_layout, input_cores, hidden_cores, bias) in enumerate(weights):
+            reverse = len(directions) == 1
             recurrence = Recurrence(self.cell, self.layout, input_layout, len(input_cores), active, reverse)
-            h, *final = run(
-                recurrence,
-                x.contiguous(),
-                own[0],
-                own[1] if self.cell == "lstm" else None,
-                self._bias(suffix),
-                [*input_cores, *hidden_matrix.cores],
-            )
-            finals.append(tuple(final[: len(states)]))
-            if n_directions == 2 and not reverse:
-                forward_h = h
-                continue
-            x = torch.cat([forward_h, h], dim=1) if reverse else h
-            if self.dropout and index < len(suffixes) - n_directions:
-                x = nn.functional.dropout(x, self.dropout, self.training)
-        states_out = tuple(torch.stack([s.T for s in state]) for state in zip(*finals, strict=True))
-        if lengths is not None:
-            return pack_padded_sequence(x.transpose(1, 2), lengths).data, states_out
-        y = x.permute(2, 0, 1) if self.batch_first else x.transpose(1, 2)
-        return y.contiguous(), states_out
+            own = [column[index].contiguous() for column in columns]
+            h0, c0 = own if self.cell == "lstm" else (own[0], None)
+            h, *final = run(recurrence, x.contiguous(), h0, c0, bias, [*input_cores, *hidden_cores])
+            finals.append(tuple(final[: len(columns)]))
+            directions.append(h)
+            if len(directions) == n_directions:
+                x = h if n_directions == 1 else torch.cat(directions, dim=1)
+                directions = []
+                if self.dropout and index < len(weights) - 1:
+                    x = nn.functional.dropout(x, self.dropout, self.training)
+        return x, tuple(torch.stack([s.T for s in state]) for state in zip(*finals, strict=True))
 
     @classmethod
     def _from_dense(
@@ -450,13 +487,6 @@ class TTGRU(_TTRecurrent):
         return dense  # type: ignore[return-value]
 
 
-def choose_compute(
-    layer: TTLSTM | TTGRU | _TTRecurrent, x: Tensor, batch_sizes: Tensor | None
-) -> Literal["rebuild", "contract"]:
-    """PLACEHOLDER"""
-    return "rebuild"
-
-
 def _torch_lstm(*arguments: Any) -> tuple[Tensor, ...]:
     result: tuple[Tensor, ...] = torch.lstm(*arguments)
     return result
@@ -465,13 +495,6 @@ def _torch_lstm(*arguments: Any) -> tuple[Tensor, ...]:
 def _torch_gru(*arguments: Any) -> tuple[Tensor, ...]:
     result: tuple[Tensor, ...] = torch.gru(*arguments)
     return result
-
-
-def _input_part(matrix: TTMatrix) -> tuple[Layout, list[Tensor]]:
-    """W_ih's cores, or W_ih as one core where contracting would take as long: a few dozen input features."""
-    if matrix.dense_flops > DENSE_INPUT_RATIO * matrix.contraction_flops:
-        return matrix.layout, list(matrix.cores)
-    return "joint", [matrix.dense()[None, :, :, None]]
 
 
 def _size(x: Tensor) -> str:

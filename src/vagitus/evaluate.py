@@ -1,0 +1,100 @@
+"""A model file against labelled recordings that it was not trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vagitus import calibration
+from vagitus.checkpoint import RESEARCH_ONLY, ModelCard, load_model
+from vagitus.features import FeatureCache, featurise_files
+from vagitus.files import content_hash
+from vagitus.manifest import Manifest
+from vagitus.metrics import METRICS, statistic
+from vagitus.results import NO_INTERVAL, decide
+from vagitus.statistics import subject_bootstrap
+from vagitus.training import score_recordings
+
+
+def evaluate(
+    path: Path,
+    manifest: Manifest,
+    *,
+    cache: Path,
+    n_workers: int = 1,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of a model on a manifest's labelled recordings, with intervals that resample subjects.
+
+    Calibration and threshold are the model's own; nothing is fitted here.
+
+    Args:
+        path: a model file.
+        manifest: its labels must be among the model's classes.
+        cache: folder of the feature cache.
+
+    Returns:
+        ``metrics`` ({name: {estimate, low, high}}), counts, the threshold, and ``excluded`` recordings
+        with their reasons.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: not a model, a label it does not know, no labelled recording, or a recording that
+            it was trained on.
+    """
+    model, card = load_model(path)
+    labelled = manifest.labelled()
+    if len(labelled) == 0:
+        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    y = labelled.encode_labels(card.class_names)
+    _refuse_trained_on(path, card, labelled)
+    jobs = [(labelled.file(i), *labelled.stretch(i)) for i in range(len(labelled))]
+    found = dict(featurise_files(jobs, card.features, FeatureCache(cache), n_workers))
+    excluded = {str(labelled.path[i]): str(x) for i, x in sorted(found.items()) if isinstance(x, Exception)}
+    rows = [i for i in range(len(labelled)) if isinstance(found[i], np.ndarray)]
+    if not rows:
+        raise ValueError(
+            f"{labelled.source}: no recording can be read; the first: {next(iter(excluded.values()))}"
+        )
+    window_frames = round(card.window_s * card.features.frames_per_s)
+    features = [x for i in rows if isinstance(x := found[i], np.ndarray)]
+    logits = score_recordings(model, features, window_frames=window_frames).astype(np.float64)
+    probabilities = calibration.from_dict(card.calibration).apply(logits)
+    decisions = decide(logits, probabilities, card.threshold)
+    metrics = {}
+    for name, metric in METRICS.items():
+        if metric.applies(len(card.class_names)):
+            interval = subject_bootstrap(
+                statistic(name, y[rows], probabilities, decisions),
+                labelled.subject[rows],
+                rng=np.random.default_rng(seed),
+                n_resamples=n_resamples,
+            )
+            low, high = (np.nan, np.nan) if name in NO_INTERVAL else (interval.low, interval.high)
+            metrics[name] = {"estimate": interval.estimate, "low": low, "high": high}
+    return {
+        "notice": RESEARCH_ONLY,
+        "model": path.name,
+        "data": labelled.source,
+        "notes": list(labelled.notes),
+        "n_recordings": len(rows),
+        "n_subjects": len(np.unique(labelled.subject[rows])),
+        "class_counts": {name: int((y[rows] == k).sum()) for k, name in enumerate(card.class_names)},
+        "threshold": card.threshold,
+        "metrics": metrics,
+        "excluded": excluded,
+    }
+
+
+def _refuse_trained_on(path: Path, card: ModelCard, manifest: Manifest) -> None:
+    known = set(card.provenance.get("trained_on", ()))
+    if not known:
+        return
+    n_digits = len(next(iter(known)))
+    seen = [i for i in range(len(manifest)) if content_hash(manifest.file(i))[:n_digits] in known]
+    if seen:
+        raise ValueError(
+            f"{manifest.where(seen[0])}: {path.name} was trained on this recording and {len(seen) - 1} more of "
+            f"these {len(manifest)}; evaluate on others (the study's predictions.csv has honest scores of these)"
+        )

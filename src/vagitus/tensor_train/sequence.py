@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +34,6 @@ CHUNK_NUMBERS = 1 << 18
 # A core's gradient is a sum over what stands on its left. Below this many numbers the terms are kept apart until
 # the end, one product a call for all of them; above it they would not fit a cache and are summed as they come.
 LARGE_NUMBERS = 1 << 14
-
-CACHE_LINE_BYTES = 64
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -470,8 +467,8 @@ def _forward(
     n_rows = kind.n_gates * n_hidden
     length = _chunk_length(n_rows * batch, n_steps)
     kept = n_steps if save else length
-    gates, memories = _large_empty(x, kept, n_rows, batch), _large_empty(x, kept, n_hidden, batch)
-    outputs = _large_empty(x, n_steps, n_hidden, batch)
+    gates, memories = x.new_empty(kept, n_rows, batch), x.new_empty(kept, n_hidden, batch)
+    outputs = x.new_empty(n_steps, n_hidden, batch)
     geometry = (kind.n_gates, n_hidden)
     hidden = _Weight(cores[n_input:], recurrence.layout, *geometry, n_hidden, (1, batch))
     inputs: dict[int, _Weight] = {}
@@ -558,20 +555,6 @@ def _backward(
     parts = [weight.core_gradients() for weight in inputs.values()]
     dcores = [torch.stack(same).sum(0) for same in zip(*parts, strict=True)]
     return dx, dh.clone(), dc, dbias, [*dcores, *hidden.core_gradients()]
-
-
-def _large_empty(like: Tensor, *size: int) -> Tensor:
-    """``new_empty`` on huge pages where the system lends them.
-
-    NumPy asks for them and torch does not. Without, a step that writes 0.5 MB for the first time spends 0.2 ms
-    on page faults, as long as its largest product takes.
-    """
-    if like.device.type != "cpu":
-        return like.new_empty(size)
-    n_bytes = math.prod(size) * like.element_size()
-    block = np.empty(n_bytes + CACHE_LINE_BYTES, dtype=np.uint8)
-    start = -block.ctypes.data % CACHE_LINE_BYTES
-    return torch.from_numpy(block[start : start + n_bytes]).view(like.dtype).view(size)
 
 
 def _silence(gradient: Tensor, n_active: int) -> None:

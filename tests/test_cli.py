@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import study_data
 
+from vagitus.corpora.simulated import generate
 from vagitus.manifest import read_manifest
 
 README = Path(__file__).parents[1] / "README.md"
@@ -36,7 +37,9 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
     assert run.returncode == 2, run.stderr
     *before, line = run.stderr.splitlines()
     assert line.startswith("vagitus: "), run.stderr
-    assert all(other.startswith(("note: ", "auditing ", "computing ")) for other in before), run.stderr
+    assert all(other.startswith(("note: ", "auditing ", "computing ", "scoring ")) for other in before), (
+        run.stderr
+    )
     return line
 
 
@@ -47,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("words", [[], ["study"], ["audit"], ["corpus"], ["evaluate"]])
+@pytest.mark.parametrize("words", [[], ["study"], ["audit"], ["corpus"], ["evaluate"], ["train"]])
 def test_every_verb_has_help(words: list[str]) -> None:
     run = vagitus(*words, "--help")
     assert run.returncode == 0 and "Usage" in run.stdout
@@ -176,6 +179,21 @@ def test_a_study_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "predictions.csv").read_bytes() == (out / "predictions.csv").read_bytes()
     assert "Research use only" in again.stdout
+
+
+def test_a_model_is_trained_then_measured_on_others_only(folder: Path, tmp_path: Path) -> None:
+    model, cache = tmp_path / "m.safetensors", tmp_path / "cache"
+    run = vagitus("train", folder / "manifest.csv", "--quick", "--out", model, "--cache", cache)
+    assert run.returncode == 0, run.stderr
+    assert "control or case" in run.stdout and "Research use only" in run.stdout
+    assert "epoch 10: loss" in run.stderr
+    assert [path.name for path in tmp_path.iterdir() if path != cache] == ["m.safetensors"]
+    line = refused(vagitus("evaluate", model, folder / "manifest.csv", "--cache", cache))
+    assert "m.safetensors was trained on this recording and 47 more of these 48" in line
+    generate(tmp_path / "others", n_subjects=4, n_recordings_per_subject=1, duration_s=1, seed=5)
+    run = vagitus("evaluate", model, tmp_path / "others" / "manifest.csv", "--cache", cache, "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["n_subjects"] == 4
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 import csv
 import json
-import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,16 @@ def test_another_seed_is_another_study(ran: Ran, manifest: Manifest, folder: Pat
     assert [row["fold"] for row in other.rows] != [row["fold"] for row in ran.rows]
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``; none where the system has no /proc."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(status.parent.name))
+    return found
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -160,14 +170,16 @@ def test_a_killed_study_goes_on_to_the_unbroken_numbers(ran: Ran, manifest: Mani
         str(out),
         str(Path(__file__).parent),
     ]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((out / "work").glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    import os
-
-    os.killpg(process.pid, signal.SIGKILL)
+    children = children_of(process.pid)
+    process.kill()
     process.wait()
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children), "a worker outlived its study"
     n_done = len(list((out / "work").glob("*.safetensors")))
     assert 2 <= n_done < len(ARMS) * 3 + 1 and not (out / "predictions.csv").exists()
     run(manifest, out)

@@ -295,6 +295,50 @@ def _megabytes(name: str, n_bytes: int, total: int | None) -> str:
 
 
 @app.command(epilog=RESEARCH_ONLY)
+def train(
+    data: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", show_default=False, help="CSV or Parquet.")
+    ] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
+    task: Task = "",
+    root: Root = None,
+    out: Annotated[Path, typer.Option("--out", help="Model file to write.")] = Path("model.safetensors"),
+    positive: Annotated[str, typer.Option("--positive", help="The positive label of two.")] = "",
+    front_end: Annotated[str, typer.Option("--front-end", help="Feature preset.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the dev fold and the training.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter training.")] = False,
+    cache: Cache = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train res8 on all labelled recordings but a dev fold of other subjects: one step of a study."""
+    from vagitus.config import checked
+    from vagitus.plan import FULL, QUICK, StudyConfig
+    from vagitus.study import train_model
+
+    budget = QUICK if quick else FULL
+    options = {"data": _one_of(data, corpus), "task": task, "positive": positive, "front_end": front_end}
+    config = checked(
+        StudyConfig, {**options, "seed": seed, "arms": ("scratch",), "budget": budget.model_dump()}, "options"
+    )
+    manifest, corpus_positive, corpus_front_end = _open(config.data, task, root)
+    with _epochs(as_json, budget.train.epochs) as (announce, on_epoch):
+        card = train_model(
+            config,
+            manifest,
+            out,
+            positive=corpus_positive,
+            front_end=corpus_front_end,
+            cache=cache or default_cache(),
+            n_workers=workers or None,
+            announce=announce,
+            on_epoch=on_epoch,
+        )
+    about = {"model": str(out), "classes": list(card.class_names), "threshold": card.threshold}
+    print(json.dumps(about) if as_json else f"{out}: {' or '.join(card.class_names)}. {RESEARCH_ONLY}")
+
+
+@app.command(epilog=RESEARCH_ONLY)
 def evaluate(
     model: Annotated[Path, typer.Argument(show_default=False, help="model.safetensors of a study.")],
     data: Annotated[
@@ -378,6 +422,33 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             running = bar.add_task("starting", total=None)
             yield lambda line: bar.update(running, description=line)
+
+
+@contextmanager
+def _epochs(
+    quiet: bool, n_epochs: int
+) -> "Iterator[tuple[Callable[[str], None], Callable[[dict[str, float]], None]]]":
+    """As ``_progress``, and a bar that each epoch's record moves on."""
+
+    def said(record: dict[str, float]) -> str:
+        return (
+            f"epoch {record['epoch'] + 1:.0f}: loss {record['task']:.3f}, dev AUROC {record['dev_score']:.3f}"
+        )
+
+    if quiet or not sys.stderr.isatty():
+        with _progress(quiet) as announce:
+            yield announce, lambda record: announce(said(record))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        running = bar.add_task("starting", total=n_epochs)
+        yield (
+            lambda line: bar.update(running, description=line),
+            lambda record: bar.update(running, advance=1, description=said(record)),
+        )
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

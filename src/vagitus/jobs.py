@@ -5,6 +5,8 @@ processors beat one job on both, and sums come out the same whatever the machine
 """
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -90,10 +92,19 @@ def _start_worker(dataset: Dataset) -> None:
 
     # Fabric announces its precision once per fit.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    # A study that is killed must not leave a worker behind, computing beside the one that goes on.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     global _dataset  # noqa: PLW0603 (a process pool hands state to its workers in no other way)
     _dataset = dataset
     # One thread a job: two jobs on two processors beat one job on both, and sums come out the same everywhere.
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_job(job: Job, work: Path, identity: str) -> None:

@@ -11,13 +11,17 @@ each, so that the numbers do not depend on how many processors there are.
 import hashlib
 import json
 import platform
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import vagitus
+from vagitus.arms.network import score_network, train_network
+from vagitus.calibration import Calibrator
 from vagitus.checkpoint import ModelCard, save_model
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
@@ -29,6 +33,7 @@ from vagitus.models import build_model
 from vagitus.plan import Announce, Plan, StudyConfig, make_plan
 from vagitus.processes import n_processors
 from vagitus.results import comparison_lines, decide_folds, finite, predictions_csv, settle, summary_lines
+from vagitus.training import Record
 
 RESULTS_FORMAT = 1
 TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
@@ -102,25 +107,60 @@ def run_study(
     return plan, results
 
 
-def _save_final(
-    out: Path,
-    dataset: Dataset,
-    result: dict[str, Any],
+def train_model(
     config: StudyConfig,
-    results: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own.
+    manifest: Manifest,
+    path: Path,
+    *,
+    positive: str = "",
+    front_end: str = "",
+    cache: Path,
+    n_workers: int | None = None,
+    announce: Announce = lambda line: None,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> ModelCard:
+    """Train res8 on all labelled recordings but a dev fold, and write it to ``path``: one step of a study.
 
-    The card also lists hashes of the recordings it was trained on, so that ``evaluate`` can refuse them.
+    A dev fold of other subjects picks the epoch, the calibration and the threshold. What the model is
+    worth must be measured on other recordings, by ``evaluate`` or a study. Killed, the same call goes on.
+
+    Args and errors as ``run_study``; ``on_epoch`` is given each epoch's record.
+    """
+    work = path.with_name(f"{path.stem}-work")
+    plan = make_plan(
+        config,
+        manifest,
+        work,
+        positive,
+        front_end,
+        FeatureCache(cache),
+        n_workers or n_processors(),
+        announce,
+    )
+    budget = config.budget.model_copy(update={"seed": config.seed})
+    job = final_job(plan.dataset, budget)
+    announce("training")
+    model, _ = train_network(plan.dataset, job.fold, budget, work / "training.state", on_epoch=on_epoch)
+    logits = score_network(model, plan.dataset, job.fold.dev, budget)
+    card = make_card(plan.dataset, config, *settle(plan.dataset, job.fold.dev, logits, config))
+    save_model(path, model, card)
+    shutil.rmtree(work)
+    return card
+
+
+def make_card(
+    dataset: Dataset,
+    config: StudyConfig,
+    calibrator: Calibrator,
+    threshold: float | None,
+    **provenance: Any,
+) -> ModelCard:
+    """The card of a res8 trained on this dataset.
+
+    It lists hashes of the recordings, so that ``evaluate`` can refuse them.
     """
     table = dataset.tables["study"]
-    model = build_model("res8", n_mels=table.config.n_rows, n_classes=dataset.n_classes)
-    model.load_state_dict(
-        {k.removeprefix("weights."): v for k, v in result.items() if k.startswith("weights.")}
-    )
-    calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
-    summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == "scratch")
-    card = ModelCard(
+    return ModelCard(
         model="res8",
         options={"n_mels": table.config.n_rows, "n_classes": dataset.n_classes},
         features=table.config,
@@ -131,16 +171,40 @@ def _save_final(
         calibration=calibrator.to_dict(),
         provenance={
             "vagitus": vagitus.__version__,
-            "data": config.data,
+            "data": Path(dataset.manifest.source).name,  # never a path of this machine
             "task": config.task,
             "notes": list(dataset.manifest.notes),
+            "simulated": dataset.manifest.simulated,
             "seed": config.seed,
             "n_recordings": len(dataset),
             "n_subjects": len(np.unique(dataset.groups)),
-            "cross_validated": summary["metrics"],
-            "members_cross_validated": config.budget.n_members,
             "trained_on": trained_on(dataset.manifest),
+            **provenance,
         },
+    )
+
+
+def _save_final(
+    out: Path,
+    dataset: Dataset,
+    result: dict[str, Any],
+    config: StudyConfig,
+    results: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own."""
+    calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
+    summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == "scratch")
+    card = make_card(
+        dataset,
+        config,
+        calibrator,
+        threshold,
+        cross_validated=finite(summary["metrics"]),
+        members_cross_validated=config.budget.n_members,
+    )
+    model = build_model(card.model, **card.options)
+    model.load_state_dict(
+        {k.removeprefix("weights."): v for k, v in result.items() if k.startswith("weights.")}
     )
     save_model(out / "model.safetensors", model, card)
     return {"kind": "model", "arm": "scratch", "file": "model.safetensors", "threshold": threshold}

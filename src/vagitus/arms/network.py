@@ -1,5 +1,6 @@
 """Arms that train a network on the study's own recordings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,19 @@ def score_network(
 
 
 def train_network(
-    dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None, *, name: str = "res8"
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    *,
+    on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> tuple[nn.Module, list[Record]]:
-    """Train a model of MODELS on ``fold.train``; ``fold.dev`` picks the epoch, by AUROC."""
+    """Train res8 on ``fold.train``; ``fold.dev`` picks the epoch, by AUROC."""
     table = dataset.tables["study"]
     window_frames = window_length(dataset, budget)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(budget.seed)
-        model = build_model(name, n_mels=table.config.n_rows, n_classes=dataset.n_classes)
+        model = build_model("res8", n_mels=table.config.n_rows, n_classes=dataset.n_classes)
     batches = CropBatches(
         table.take(fold.train),
         dataset.labels[fold.train],
@@ -94,6 +100,7 @@ def train_network(
         seed=budget.seed,
         dev_score=dev_score,
         state_path=state_path,
+        on_epoch=on_epoch,
     )
     return model, history
 

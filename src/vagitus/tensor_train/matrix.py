@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from vagitus.tensor_train.shape import Layout, Ranks, TTShape, check_choice, rank_at_bonds
 
+# Multiplications of one product of a batch. Below about this many the call costs more than the work (torch takes a
+# slower kernel below 400), and one product with a transposed copy of the result is faster. Measured on a Zen 5.
+SMALL_PRODUCT = 600
+
 
 def glorot_cores(
     shape: TTShape, *, variance: float | None = None, generator: torch.Generator | None = None
@@ -54,17 +58,12 @@ def glorot_cores(
 
 
 def rebuild(cores: Sequence[Tensor]) -> Tensor:
-    """The matrix (∏ m_k, ∏ n_k) of the cores, padding included, without a transposed copy of the result.
+    """The matrix (∏ m_k, ∏ n_k) of the cores, padding included.
 
-    A wide matrix is merged: with the cores left and right of a bond as L (m_L, n_L, r) and R (r, m_R, n_R), W
-    is the batch of products over (m_L, m_R) of L[m_L] (n_L, r) with R[m_R] (r, n_R), which lands in row-major
-    order. The bond is the one that repeats the fewest numbers, r (n_L + n_R) a row of W. A narrow matrix
-    would be a batch of tiny products; the identity is contracted instead (not in an exported graph, where a
-    runtime does this work once).
+    The cores left and right of a bond are merged into L (m_L, n_L, r) and R (r, m_R, n_R), and these into W as
+    a batch of products over (m_L, m_R) of L[m_L] (n_L, r) with R[m_R] (r, n_R), which lands in row-major order
+    without a transposed copy. The bond is the one that repeats the fewest numbers, r (n_L + n_R) a row of W.
     """
-    if not torch.compiler.is_exporting() and _identity_is_cheaper(cores):
-        n_in = math.prod([core.shape[2] for core in cores])
-        return contract(cores, torch.eye(n_in, dtype=cores[0].dtype, device=cores[0].device))
     merged = _merge(cores)
     return merged.reshape(merged.shape[1], merged.shape[2])
 
@@ -384,18 +383,6 @@ def crop_rows(padded: Tensor, matrix: TTMatrix) -> Tensor:
     return gates[:, : matrix.n_out].reshape(matrix.n_gates * matrix.n_out, n_columns)
 
 
-def _identity_is_cheaper(cores: Sequence[Tensor]) -> bool:
-    # Measured on one core of a Zen 5: contracting runs at 30 products a nanosecond; a merged row costs as much
-    # as 4096 of them, and 10240 where torch takes its kernel for products of less than 400 multiplications.
-    n_in = n_running = math.prod([core.shape[2] for core in cores])
-    n_rows, products, largest_rank = 1, 0, 1
-    for core in cores:
-        rank_left, m, n, rank_right = core.shape
-        products += n_rows * m * rank_right * rank_left * n_running
-        n_rows, n_running, largest_rank = n_rows * m, n_running // n, max(largest_rank, rank_right)
-    return products * n_in <= n_rows * (10240 if largest_rank * n_in < 400 else 4096)
-
-
 def _merge(cores: Sequence[Tensor]) -> Tensor:
     """Cores as one core (r_0, ∏ m, ∏ n, r_d)."""
     if len(cores) == 1:
@@ -405,8 +392,11 @@ def _merge(cores: Sequence[Tensor]) -> Tensor:
     left, right = _merge(cores[:split]), _merge(cores[split:])
     rank_0, m_left, n_left, rank = left.shape
     _, m_right, n_right, rank_d = right.shape
-    # (r_0, m_L, 1, n_L, r) @ (1, m_R, r, n_R r_d) -> (r_0, m_L, m_R, n_L, n_R r_d)
-    product = left.unsqueeze(2) @ right.permute(1, 0, 2, 3).reshape(m_right, rank, n_right * rank_d)
+    if n_left * rank * n_right * rank_d < SMALL_PRODUCT:
+        one = left.reshape(-1, rank) @ right.reshape(rank, -1)
+        product = one.view(rank_0, m_left, n_left, m_right, n_right * rank_d).transpose(2, 3)
+    else:  # (r_0, m_L, 1, n_L, r) @ (1, m_R, r, n_R r_d) -> (r_0, m_L, m_R, n_L, n_R r_d)
+        product = left.unsqueeze(2) @ right.permute(1, 0, 2, 3).reshape(m_right, rank, n_right * rank_d)
     return product.reshape(rank_0, m_left * m_right, n_left * n_right, rank_d)
 
 

@@ -8,7 +8,8 @@ wall-clock, one layer, 40 inputs, 100 steps; training is forward and backward wi
 
     rebuild, contract   the two ways to compute, see ``vagitus.tensor_train.recurrent``; auto: the rule's choice
     tensorly-torch      an LSTM of its FactorizedLinear layers (block-TT), the input's part for all steps in one
-                        call, the fastest of its modes: factorized, reconstructed, reconstructed once a sequence
+                        call, the faster of its two implementations, factorized and reconstructed
+    by hand             the same where the user rebuilds the weight once a sequence, which the library does not do
     memory              growth of a process that builds a layer and trains it for five steps, at its peak
     export              file size and onnxruntime's time for a 1-s clip (101 frames), one thread
 
@@ -35,6 +36,8 @@ from vagitus.tensor_train import TTGRU, TTLSTM
 
 N_INPUTS, N_STEPS = 40, 100
 CONTESTANTS = ("rebuild", "contract", "auto")
+PEER_MODES = ("factorized", "reconstructed")
+BY_HAND = "by hand"
 
 
 class Point(NamedTuple):
@@ -56,7 +59,7 @@ class PeerLSTM(nn.Module):
     def __init__(self, tt: TTLSTM, mode: str):
         super().__init__()
         linear = importlib.import_module("tltorch").FactorizedLinear
-        self.hidden_size, self.mode = tt.hidden_size, mode
+        self.hidden_size, self.by_hand = tt.hidden_size, mode == BY_HAND
         implementation = "factorized" if mode == "factorized" else "reconstructed"
         matrices = tt.matrices()
         self.linears = nn.ModuleList(
@@ -76,7 +79,7 @@ class PeerLSTM(nn.Module):
         from_input, from_hidden = self.linears
         projected = from_input(x)
         recur: Callable[[Tensor], Tensor] = from_hidden
-        if self.mode == "reconstructed once":
+        if self.by_hand:
             weight = from_hidden.weight.to_matrix()  # type: ignore[union-attr,operator]
 
             def recur(h: Tensor) -> Tensor:
@@ -131,17 +134,14 @@ def compare(hidden: int, batch: int, rank: int, cell: str, peer: bool, seconds: 
         contestants[compute] = kind(N_INPUTS, hidden, rank=rank, compute=compute)  # type: ignore[arg-type]
     if peer and cell == "lstm":
         like = TTLSTM(N_INPUTS, hidden, rank=rank)
-        for mode in ("factorized", "reconstructed", "reconstructed once"):
-            contestants[f"peer {mode}"] = PeerLSTM(like, mode)
+        for mode in (*PEER_MODES, BY_HAND):
+            contestants[mode] = PeerLSTM(like, mode)
     points = []
     for passes in ("forward", "training"):
         running = dict(contestants)
-        if peer and cell == "lstm":  # one look at every mode, then only the fastest runs along
-            first, _ = measure(
-                {k: m for k, m in running.items() if k.startswith("peer")}, batch, passes, 0, 2
-            )
-            fastest = min(first, key=lambda name: min(first[name]))
-            running = {k: m for k, m in running.items() if not k.startswith("peer") or k == fastest}
+        if PEER_MODES[0] in running:  # one look at both modes, then only the faster runs along
+            first, _ = measure({mode: running[mode] for mode in PEER_MODES}, batch, passes, 0, 2)
+            del running[max(first, key=lambda mode: min(first[mode]))]
         times, n_rounds = measure(running, batch, passes, seconds, 5)
         ratios = {
             name: statistics.median(own / base for own, base in zip(times[name], times["dense"], strict=True))
@@ -241,7 +241,7 @@ def verdicts(points: list[Point]) -> list[str]:
         return min(point.ratios["rebuild"], point.ratios["contract"])
 
     def peer(point: Point) -> list[float]:
-        return [ratio for name, ratio in point.ratios.items() if name.startswith("peer")]
+        return [ratio for name, ratio in point.ratios.items() if name in PEER_MODES]
 
     large = [p for p in points if p.batch > 1]
     return [
@@ -281,14 +281,16 @@ def main() -> None:
         print("tensorly-torch is left out: pip install -c constraints.txt tensorly-torch tensorly packaging")
     points: list[Point] = []
     print(f"{arguments.cell}, rank {arguments.rank}, torch {torch.__version__}; ratios to the dense layer")
-    print("threads     H  batch  passes    dense ms  rebuild  contract   auto  (choice)    tensorly-torch")
+    print(
+        "threads     H  batch  passes    dense ms  rebuild  contract   auto  (choice)    tensorly-torch (mode)  by hand"
+    )
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for hidden in arguments.hidden:
             for batch in arguments.batch:
                 for p in compare(hidden, batch, arguments.rank, arguments.cell, peer, arguments.seconds):
                     points.append(p)
-                    peers = [f"{v:8.2f} ({k[5:]})" for k, v in p.ratios.items() if k.startswith("peer")]
+                    peers = [f"{v:8.2f} ({k})" for k, v in p.ratios.items() if k not in CONTESTANTS]
                     print(
                         f"{threads:7d} {hidden:5d} {batch:6d}  {p.passes:9s} {p.dense_ms:7.1f} "
                         f"{p.ratios['rebuild']:8.2f} {p.ratios['contract']:9.2f} {p.ratios['auto']:6.2f}  "

@@ -15,6 +15,7 @@ from vagitus.corpora import fetch_corpus, find_corpus
 
 BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 FETCHED = Path("out") / "data"
+FETCH_DEADLINE_S = 150.0  # the whole demo is to take minutes
 
 
 def choose_data() -> list[str]:
@@ -29,7 +30,7 @@ def choose_data() -> list[str]:
             return ["--corpus", "donateacry", "--root", str(root)]
     print("demo: no recordings under the data root; fetching donateacry (46 MB)")
     try:
-        fetch_corpus("donateacry", FETCHED)
+        fetch_corpus("donateacry", FETCHED, deadline_s=FETCH_DEADLINE_S)
     except (OSError, ValueError) as error:
         print(f"demo: could not fetch it ({error}); on SIMULATED cries instead")
         return ["--corpus", "simulated"]

@@ -13,7 +13,9 @@ from vagitus.plan import StudyConfig, make_plan
 from vagitus.training import TrainConfig
 
 # Small enough for seconds; the network is not expected to be good.
-BUDGET = Budget(n_inner_folds=2, grid="small", train=TrainConfig(epochs=2, batch_size=16, window_s=1.0))
+BUDGET = Budget(
+    n_inner_folds=2, n_members=1, grid="small", train=TrainConfig(epochs=2, batch_size=16, window_s=1.0)
+)
 
 
 def simulated(folder: Path) -> Manifest:

@@ -354,6 +354,21 @@ def test_a_long_stretch_overlaps_all_that_lie_in_it(tmp_path: Path) -> None:
     assert [(p.i, p.j, p.kind) for p in pairs] == [(0, 1, "overlap"), (0, 2, "overlap")]
 
 
+def test_stretches_that_meet_do_not_overlap(tmp_path: Path) -> None:
+    # In binary .2 k + .2 is often more than .2 (k + 1), and .2003 s ends between two samples.
+    assert any(0.2 * k + 0.2 > 0.2 * (k + 1) for k in range(40))
+    for step_s in (0.2, 0.2003):
+        rows: list[tuple[Samples, Row]] = [
+            (
+                cry(0, 9.0),
+                {"path": "a.wav", "subject": f"s{k}", "start_s": step_s * k, "end_s": step_s * k + step_s},
+            )
+            for k in range(40)
+        ]
+        found = audit(folder_of(tmp_path, rows))
+        assert (found.duplicate_pairs, found.duplicate_subjects) == ((), ())
+
+
 def test_cramers_v_equals_the_formula_of_bergsma_and_scipys_chi_square() -> None:
     from scipy.stats import chi2_contingency
 
@@ -494,6 +509,57 @@ def test_memory_of_subjects_is_a_gap_and_not_a_result(tmp_path: Path) -> None:
     assert (by_subject.uar.estimate, by_subject.auroc.estimate) == (1.0, 1.0)
     assert "leakage" in kinds(found)
     assert by_subject.split == leakage.wrong.split == "random, WRONG"
+
+
+def test_subjects_that_share_audio_are_kept_whole_together(tmp_path: Path) -> None:
+    """Each of 20 people is named twice, and one stretch of each name reaches into one of the other's.
+
+    The label is a coin for each person; the sound and the ward say who is who, and nothing of the label.
+    """
+    rng = np.random.default_rng(2)
+    n_people = 20
+    soundfile.write(tmp_path / "long.wav", cry(0, n_people + 0.1), RATE_HZ)
+    rows = [
+        {
+            "path": "long.wav",
+            "subject": f"s{2 * person + k // 2}",
+            "label": "ab"[person * 7 % 11 % 2],
+            "start_s": person + start_s,
+            "end_s": person + start_s + 0.2,
+            "ward": f"w{person}",
+        }
+        for person in range(n_people)
+        for k, start_s in enumerate((0.0, 0.3, 0.4, 0.7))
+    ]
+    m = build_manifest(rows, tmp_path, "twice.csv")
+    voice = rng.standard_normal((n_people, 40))
+    found = audit(
+        m, statistics=np.repeat(voice, 4, axis=0) + 0.1 * rng.standard_normal((4 * n_people, 40)), quick=True
+    )
+    assert len(found.duplicate_subjects) == n_people
+    assert found.leakage is not None
+    (metadata,) = (probe for probe in found.lookups if not probe.is_wrong)
+    for probe in (found.leakage.right, metadata):
+        assert probe.uar.low < 0.5 + 0.1  # the other name's recordings would give all of them away
+        assert probe.uar.estimate < 0.75
+        assert probe.uar.n_units == n_people
+    assert found.leakage.wrong.uar.estimate > 0.9
+    assert found.leakage.uar_gap.n_units == n_people
+
+
+def test_a_copy_under_another_subject_leaks_though_no_subject_is_recorded_twice(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", cry(0, 12.1), RATE_HZ)
+    rows = [
+        {"path": "long.wav", "subject": f"s{i}", "label": "ab"[i // 2 % 2], "start_s": start, "end_s": end}
+        for i in range(24)
+        for start, end in [(i // 2 + 0.1 * (i % 2), i // 2 + 0.2 + 0.1 * (i % 2))]
+    ]
+    m = build_manifest(rows, tmp_path, "copies.csv")
+    found = audit(m, statistics=noise(m), quick=True)
+    assert found.leakage is not None
+    assert found.leakage.right.uar.n_units == 12
+    assert not any(probe.is_wrong for probe in found.lookups)  # no subject has another recording
+    assert not any("one recording" in sentence for sentence in found.skipped)
 
 
 def test_no_gap_where_recordings_of_a_subject_have_nothing_in_common(tmp_path: Path) -> None:

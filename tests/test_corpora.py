@@ -410,7 +410,9 @@ def test_the_official_split_is_used_only_where_it_makes_a_fold(
     assert [n.partition(": ")[2] for n in said] == ([note] if note else [])
     assert manifest.covariates["official_split"].tolist() == [part for _, part in rows]
     if note is None and rows[0][1]:
-        assert [fold.test.tolist() for fold in predefined(manifest.split, manifest.subject)] == [[2]]
+        assert [
+            fold.test.tolist() for fold in predefined(manifest.split, manifest.subject, manifest.label)
+        ] == [[2]]
     else:
         assert set(manifest.split.tolist()) == {""}
 

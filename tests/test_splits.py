@@ -14,6 +14,7 @@ from vagitus.splits import (
     grouped_folds,
     leave_one_site_out,
     merge_subjects,
+    most_folds,
     predefined,
 )
 
@@ -170,10 +171,86 @@ def test_site_of_one_class_is_tested_and_noted() -> None:
     assert notes == {"x": "", "y": "", "z": "the tested site holds only 'well', so no AUROC exists"}
 
 
+def test_one_site_alone_gives_its_fold_of_the_full_call() -> None:
+    labels, subjects = clinic(n_subjects=90)
+    sites = np.array(["x", "y", "z"])[[int(name[1:]) % 3 for name in subjects.tolist()]]
+    for fold in leave_one_site_out(labels, subjects, sites, seed=4):
+        (alone,) = leave_one_site_out(labels, subjects, sites, seed=4, only=fold.name)
+        assert (alone.name, alone.note) == (fold.name, fold.note)
+        for part, same in zip(alone[1:4], fold[1:4], strict=True):
+            np.testing.assert_array_equal(part, same)
+
+
+def test_one_site_alone_is_not_refused_for_another() -> None:
+    # Without x only one sick subject is left; without y all six of x are.
+    labels = ["sick", "well"] * 6 + ["sick", "well", "well"]
+    subjects = [f"s{i}" for i in range(15)]
+    sites = ["x"] * 12 + ["y"] * 3
+    with pytest.raises(ValueError, match=r"without site 'x', label 'sick' has 1 of 2"):
+        leave_one_site_out(labels, subjects, sites)
+    (fold,) = leave_one_site_out(labels, subjects, sites, only="y")
+    assert (fold.name, fold.test.tolist()) == ("y", [12, 13, 14])
+
+
 def test_predefined() -> None:
-    split = ["train", "", "test", "dev", "train"]
-    (fold,) = predefined(split, ["a", "a", "b", "c", "d"])
-    assert [part.tolist() for part in fold[1:4]] == [[0, 4], [3], [2]]
+    split = ["train", "", "test", "dev", "train", "dev", "test"]
+    (fold,) = predefined(split, list("aabcdef"), ["u", "", "u", "v", "v", "u", "v"])
+    assert [part.tolist() for part in fold[1:4]] == [[0, 4], [3, 5], [2, 6]]
+    assert fold.note == ""
+
+
+@pytest.mark.parametrize(
+    ("tested", "note"),
+    [
+        ("uvw", ""),
+        ("uw", "the test part lacks 'v'"),
+        ("v", "the test part holds only 'v', so no AUROC exists"),
+    ],
+)
+def test_predefined_test_part_without_a_class_is_noted(tested: str, note: str) -> None:
+    split = ["train"] * 3 + ["dev"] * 3 + ["test"] * len(tested)
+    (fold,) = predefined(split, np.arange(len(split)), list("uvwuvw" + tested))
+    assert fold.note == note
+
+
+def accepts(labels: Names, subjects: Names, n_folds: int, seed: int, n_repeats: int) -> bool:
+    try:
+        for repeat in range(n_repeats):
+            grouped_folds(labels, subjects, n_folds=n_folds, seed=seed, repeat=repeat)
+    except ValueError:
+        return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.integers(0, 10**6),
+    n_subjects=st.integers(3, 16),
+    mixed=st.sampled_from([0, 0, 0.3]),
+    wanted=st.integers(2, 7),
+    seed=st.integers(0, 3),
+    n_repeats=st.integers(1, 2),
+)
+def test_most_folds_is_the_most_that_are_accepted(
+    data: int, n_subjects: int, mixed: float, wanted: int, seed: int, n_repeats: int
+) -> None:
+    labels, subjects = clinic(n_subjects=n_subjects, p_sick=0.5, mixed=mixed, mean_recordings=2, seed=data)
+    accepted = [k for k in range(2, wanted + 1) if accepts(labels, subjects, k, seed, n_repeats)]
+    if accepted:
+        found = most_folds(labels, subjects, wanted, seed=seed, n_repeats=n_repeats)
+        assert found == max(accepted)
+    else:
+        with pytest.raises(ValueError, match=r"label '(sick|well)'"):
+            most_folds(labels, subjects, wanted, seed=seed, n_repeats=n_repeats)
+
+
+def test_most_folds_by_hand() -> None:
+    assert [most_folds(LABELS_9, SUBJECTS_9, wanted) for wanted in (3, 5, 10)] == [3, 3, 3]
+    assert [most_folds(LABELS_9[1:] + ["sick"] * 2, [f"s{i}" for i in range(10)], k) for k in (2, 3, 9)] == [
+        2,
+        3,
+        4,
+    ]
 
 
 def test_merged_subjects_join_in_chains_under_the_first_name() -> None:
@@ -233,13 +310,48 @@ LABELS_9 = ["sick"] * 3 + ["well"] * 6
             lambda: leave_one_site_out(LABELS_9, SUBJECTS_9, list("xxyxxxyyy")),
             r"without site 'x', label 'sick' has 1 of 2 subjects needed for train and dev; leave out",
         ),
-        (lambda: predefined(["train", "test"], ["a", "b"]), r"no recording has split 'dev'; name all three"),
-        (lambda: predefined(["train", "dev", "val"], list("abc")), r"split is 'val'; use train, dev, test"),
         (
-            lambda: predefined(["train", "dev", "test", "test"], list("abac")),
+            lambda: leave_one_site_out(LABELS_9, SUBJECTS_9, list("xxyxxxyyy"), only="z"),
+            r"no site 'z'; sites are x, y$",
+        ),
+        (
+            lambda: most_folds(LABELS_9[1:], SUBJECTS_9[1:], 5),
+            r"label 'sick' has 2 subjects; 3 folds .* need 3; add subjects, or leave this class out",
+        ),
+        (
+            lambda: most_folds(LABELS_9, SUBJECTS_9, 2),
+            r"label 'sick' has 3 subjects; 2 folds .* need 4; use 3 folds, add subjects",
+        ),
+        (
+            lambda: most_folds(list("ABABACBCC"), list("112233445"), 5),
+            r"no number of folds up to 5 is possible: label '[ABC]' cannot stand in all of 3 parts",
+        ),
+        (lambda: most_folds(LABELS_9, SUBJECTS_9, 1), r"wanted is 1 and n_repeats 1; at least 2 folds"),
+        (
+            lambda: predefined(["train", "test"], ["a", "b"], ["u", "u"]),
+            r"no recording has split 'dev'; name all three",
+        ),
+        (
+            lambda: predefined(["train", "dev", "val"], list("abc"), list("uuu")),
+            r"split is 'val'; use train, dev, test",
+        ),
+        (
+            lambda: predefined(["train", "dev", "test", "test"], list("abac"), list("uuuu")),
             r"fold predefined: subject 'a' stands in train and in test; give all recordings",
         ),
-        (lambda: predefined(["train"], ["a", "b"]), r"1 splits for 2 subjects"),
+        (
+            lambda: predefined(["train", "dev", "dev", "test"], list("abcd"), list("uuvv")),
+            r"no recording with label 'v' has split 'train'; give it to some of that label's subjects, blank",
+        ),
+        (
+            lambda: predefined(["train", "train", "dev", "test"], list("abcd"), list("uvvu")),
+            r"no recording with label 'u' has split 'dev'; .* or use grouped folds",
+        ),
+        (
+            lambda: predefined(["train", "dev", "test"], list("abc"), ["u", "", "u"]),
+            r"1 recordings with a split have no label",
+        ),
+        (lambda: predefined(["train"], ["a", "b"], ["u"]), r"1 splits for 2 subjects and 1 labels"),
         (lambda: merge_subjects(["a"], [("a", "z")]), r"no recording has subject 'z'"),
         (
             lambda: check_disjoint(

@@ -14,6 +14,7 @@ import study_data
 
 from vagitus.checkpoint import load_model
 from vagitus.corpora.simulated import generate
+from vagitus.files import locked
 from vagitus.manifest import Manifest
 from vagitus.plan import StudyConfig, order_classes
 from vagitus.study import run_study
@@ -35,7 +36,7 @@ class Ran:
 
 def run(manifest: Manifest, out: Path, **changes: object) -> Ran:
     _, results = run_study(
-        study_data.config(arms=ARMS, **changes),
+        study_data.config(**{"arms": ARMS} | changes),
         manifest,
         out,
         positive="case",
@@ -97,9 +98,10 @@ def test_the_ridge_hears_what_the_prevalence_does_not(ran: Ran) -> None:
     comparison = next(
         line
         for line in ran.lines("comparison")
-        if (line["arm"], line["baseline"], line["metric"]) == ("logmel+ridge", "prevalence", "auroc")
+        if (line["arm"], line["baseline"], line["metric"]) == ("logmel+ridge", "prevalence", "uar")
     )
-    assert comparison["difference"] == pytest.approx(found["logmel+ridge"] - found["prevalence"])
+    uar = {line["arm"]: line["metrics"]["uar"]["estimate"] for line in ran.lines("summary")}
+    assert comparison["difference"] == pytest.approx(uar["logmel+ridge"] - uar["prevalence"])
     assert comparison["low"] > 0 and comparison["p"] <= comparison["p_holm"] < 0.05
 
 
@@ -131,6 +133,58 @@ def test_a_second_run_does_no_job_again_and_ends_with_the_same_bytes(ran: Ran, m
     run(manifest, ran.out)
     assert {path: path.stat().st_mtime_ns for path in (ran.out / "work").glob("*.safetensors")} == before
     assert (ran.out / "predictions.csv").read_bytes() == predictions
+
+
+def test_only_what_changed_is_done_again(ran: Ran, manifest: Manifest, folder: Path) -> None:
+    """Another arm redoes no network; another recording under the same name redoes every job that hears."""
+    out = folder / "changed"
+    run(manifest, out, arms=("prevalence", "scratch"))
+    before = set((out / "work").glob("*.safetensors"))
+    run(manifest, out)
+    added = set((out / "work").glob("*.safetensors")) - before
+    assert {path.name.split("%2B")[0].split(" ")[0] for path in added} <= {"logmel+ridge"} and len(added) == 3
+    kept = manifest.file(0).read_bytes()
+    manifest.file(0).write_bytes(manifest.file(2).read_bytes()[:-2000])
+    try:
+        changed = run(manifest, out)
+    finally:
+        manifest.file(0).write_bytes(kept)
+    added = set((out / "work").glob("*.safetensors")) - before - added
+    assert len([path for path in added if path.name.startswith("scratch")]) == 4
+    assert changed.rows != ran.rows
+
+
+def test_members_are_averaged_and_score_more_of_the_training_side(manifest: Manifest, folder: Path) -> None:
+    budget = study_data.BUDGET.model_copy(update={"n_members": 2})
+    two = run(manifest, folder / "members", arms=("scratch",), n_folds=2, budget=budget)
+    for line in two.lines("fold"):
+        assert {record["member"] for record in line["history"]} == {0, 1}
+        assert line["chosen"]["members"] == 2
+
+
+def test_a_second_study_in_the_same_folder_is_refused(manifest: Manifest, folder: Path) -> None:
+    with (
+        locked(folder / "held" / "work", "a study"),
+        pytest.raises(ValueError, match=r"a study is running here \(process"),
+    ):
+        run(manifest, folder / "held")
+
+
+def test_what_an_earlier_study_left_does_not_stand_beside_a_later_one(
+    manifest: Manifest, folder: Path
+) -> None:
+    out = folder / "later"
+    run(manifest, out, arms=("scratch",), n_folds=2)
+    run(manifest, out, arms=("prevalence",), n_folds=2)
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_class_with_few_subjects_takes_fewer_inner_folds(manifest: Manifest, folder: Path) -> None:
+    cases = np.unique(manifest.subject[manifest.label == "case"])[:5]
+    few = manifest.select((manifest.label == "control") | np.isin(manifest.subject, cases))
+    budget = study_data.BUDGET.model_copy(update={"n_inner_folds": 5})
+    ran = run(few, folder / "few", n_folds=5, budget=budget)
+    assert len({row["subject"] for row in ran.rows}) == 12 + 5
 
 
 def test_another_seed_is_another_study(ran: Ran, manifest: Manifest, folder: Path) -> None:
@@ -228,6 +282,12 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
         ({"arms": ("svm", "svm")}, "named twice"),
         ({"front_end": "mel"}, "no front end 'mel'; choose from"),
         ({"target_site": "A"}, "needs split = 'sites'"),
+        ({"repeats": 2, "split": "sites"}, "only split = 'subjects' has other folds"),
+        ({"calibration": "plat"}, "no calibration 'plat'; choose from"),
+        ({"threshold_rule": "youden"}, "'youden'"),
+        ({"budget": {"seed": 3}}, "the seed stands at the top"),
+        ({"budget": {"n_members": 6}}, "6 members need as many inner folds, got 5"),
+        ({"budget": {"train": {"loss": "mse"}}}, "no loss 'mse'; choose from cross_entropy, hinge"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_it_starts(changes: dict[str, object], message: str) -> None:
@@ -246,7 +306,7 @@ def test_too_many_unreadable_recordings_stop_the_study(tmp_path: Path) -> None:
 
 def test_a_copy_under_another_subject_keeps_both_on_one_side(tmp_path: Path) -> None:
     manifest = generate(
-        tmp_path / "audio", n_subjects=12, n_recordings_per_subject=1, duration_s=1.5, sample_rate_hz=8000
+        tmp_path / "audio", n_subjects=20, n_recordings_per_subject=1, duration_s=1.5, sample_rate_hz=8000
     )
     manifest.file(4).write_bytes(manifest.file(0).read_bytes())  # a case of the same hospital
     out = tmp_path / "out"
@@ -261,4 +321,4 @@ def test_a_copy_under_another_subject_keeps_both_on_one_side(tmp_path: Path) -> 
     )
     rows = {row["path"]: row["fold"] for row in Ran(out, results).rows}
     assert rows[manifest.path[0]] == rows[manifest.path[4]]
-    assert results[0]["n_subjects"] == 12 and results[0]["n_groups"] == 11
+    assert results[0]["n_subjects"] == 20 and results[0]["n_groups"] == 19

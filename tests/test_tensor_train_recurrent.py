@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.multiprocessing.spawn import spawn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from vagitus.tensor_train import TTGRU, TTLSTM, TTLinear, sequence
+from vagitus.tensor_train import TTGRU, TTLSTM, TTLinear, recurrent, sequence
 from vagitus.tensor_train.recurrent import Compute
 from vagitus.tensor_train.shape import Layout
 
@@ -250,6 +250,65 @@ def test_contracting_equals_rebuilding_whatever_the_chunks(
         results.append([y.data, *as_tuple(s), *torch.autograd.grad(scalar(y.data, s), leaves)])
     for rebuilt, contracted in zip(*results, strict=True):
         torch.testing.assert_close(contracted, rebuilt)
+
+
+@pytest.mark.parametrize("lengths", [None, (7, 7, 5, 5, 2)], ids=["whole", "packed"])
+@pytest.mark.parametrize("cell", sorted(KINDS))
+def test_blocks_of_a_large_batch_change_nothing(
+    cell: str, lengths: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = KINDS[cell][0](9, 8, 2, bidirectional=True, batch_first=True, compute="contract").double()
+    x = torch.randn(5, 7, 9, dtype=torch.float64, requires_grad=True)
+    hx = initial_states(cell, 4, 5, 8, dtype=torch.float64)
+    results = []
+    for numbers in (1 << 17, 2 * 8 * layer.n_gates):  # one block, then blocks of 2, 2 and 1
+        monkeypatch.setattr(recurrent, "BLOCK_NUMBERS", numbers)
+        given = x if lengths is None else pack_padded_sequence(x, torch.tensor(lengths), batch_first=True)
+        y, s = layer(given, hx)
+        y = y if lengths is None else y.data
+        leaves = [x, *as_tuple(hx), *layer.parameters()]
+        results.append([y, *as_tuple(s), *torch.autograd.grad(scalar(y, s), leaves)])
+    for one, several in zip(*results, strict=True):
+        torch.testing.assert_close(several, one)
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_a_batch_of_none_gives_none(compute: Compute) -> None:
+    y, (h_n, c_n) = TTLSTM(5, 6, compute=compute)(torch.zeros(4, 0, 5))
+    assert y.shape == (4, 0, 6) and h_n.shape == c_n.shape == (1, 0, 6)
+
+
+def test_auto_takes_the_way_that_its_model_says_is_faster() -> None:
+    small, large = TTLSTM(40, 256), TTLSTM(40, 1024)
+    x = torch.empty(100, 1, 40)
+    for layer, way in ((small, "rebuild"), (large, "contract")):
+        predicted = layer.predicted_ns(100, 1, training=True)
+        assert min(predicted, key=lambda name: predicted[name]) == way == layer.choose_compute(x)
+    packed_sequences = pack_padded_sequence(x, torch.tensor([100]))
+    assert large.choose_compute(packed_sequences.data, packed_sequences.batch_sizes) == "contract"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert large.choose_compute(x) == "rebuild"
+    assert large.choose_compute(x.to("meta")) == "rebuild"
+    assert vmap(lambda x: x + (small.choose_compute(x) == "contract"))(torch.zeros(2, 3, 1, 40)).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("cell", sorted(KINDS))
+def test_predicted_time_grows_with_everything_and_contraction_gains_with_size(
+    cell: str, training: bool
+) -> None:
+    def predicted(hidden: int, rank: int, n_steps: int, batch: int) -> dict[str, float]:
+        layer = KINDS[cell][0](40, hidden, rank=rank)
+        times: dict[str, float] = layer.predicted_ns(n_steps, batch, training=training)
+        return times
+
+    here = predicted(512, 4, 100, 32)
+    for larger in (predicted(512, 4, 200, 32), predicted(512, 4, 100, 64), predicted(1024, 4, 100, 32)):
+        assert all(larger[way] > here[way] for way in COMPUTES)
+    assert predicted(512, 8, 100, 32)["contract"] > here["contract"]
+    gain = [predicted(h, 4, 100, 32) for h in (256, 512, 1024)]
+    ratios = [times["contract"] / times["rebuild"] for times in gain]
+    assert ratios == sorted(ratios, reverse=True)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

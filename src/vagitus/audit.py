@@ -8,7 +8,8 @@ Every recording is decoded once. Reported, each with counts and file names:
     confounds   labels that go with site, session, a covariate, duration, level, bandwidth or sampling rate
     lookups     what is scored with no audio at all, see ``vagitus.shortcuts``
     leakage     what one model scores when recordings are divided at random, beside the same model with
-                subjects kept whole; the first is marked WRONG, and no study reports it
+                subjects kept whole, those that share audio as one; the first is marked WRONG, and no
+                study reports it
 
 Conventions
     rows, i, j  index the manifest given to ``audit``
@@ -36,6 +37,7 @@ from vagitus.fingerprint import FRAME_S, MIN_CORRELATION, Words, correlation, fi
 from vagitus.manifest import Manifest
 from vagitus.processes import in_processes
 from vagitus.shortcuts import Association, Leakage, Probe, find_shortcuts
+from vagitus.splits import merge_subjects
 from vagitus.statistics import Interval
 
 Floats = NDArray[np.float64]
@@ -65,6 +67,9 @@ V_WARNING, V_ERROR = 0.3, 0.5
 AUROC_WARNING = 0.65
 P_WARNING = 0.05
 GAP_WARNING = 0.02  # below, certain or not, a gap changes no conclusion
+
+# The ends of stretches are rounded to samples, so that of two that meet each may take the sample between.
+OVERLAP_MIN_SAMPLES = 2
 
 MEASURED = ("duration_s", "sample_rate_hz", "level_dbfs", "peak", "clipped", "dc", "bandwidth_hz")
 WIDTH = 80
@@ -227,7 +232,10 @@ def audit(
         x = _filled([m.statistics for m in measured])
     heard = {name: values[labelled] for name, values in recordings.items()}
     chosen = manifest.select(labelled)
-    shortcuts = find_shortcuts(chosen, heard, x[labelled], quick=quick, seed=seed)
+    shared = _shared_subjects(manifest, pairs)
+    # Merged among all rows, since two labelled subjects may be tied by an unlabelled third.
+    groups = merge_subjects(manifest.subject, shared)[labelled]
+    shortcuts = find_shortcuts(chosen, heard, x[labelled], groups, quick=quick, seed=seed)
     findings += [*_label_findings(chosen, shortcuts.associations)]
     findings += _probe_findings(shortcuts.lookups, shortcuts.leakage, len(chosen.class_names))
     return Audit(
@@ -238,7 +246,7 @@ def audit(
         problems=problems,
         recordings=recordings,
         duplicate_pairs=tuple(pairs),
-        duplicate_subjects=_shared_subjects(manifest, pairs),
+        duplicate_subjects=shared,
         associations=shortcuts.associations,
         lookups=shortcuts.lookups,
         leakage=shortcuts.leakage,
@@ -422,7 +430,7 @@ def _correlate(
 
 
 def _overlaps(manifest: Manifest, measured: list[_Measured]) -> list[Duplicate]:
-    """Stretches of one file that reach into a later one."""
+    """Stretches of one file that reach ``OVERLAP_MIN_SAMPLES`` or more into a later one."""
     rows_of: dict[str, list[int]] = defaultdict(list)
     for i, path in enumerate(manifest.path.tolist()):
         if not math.isnan(measured[i].duration_s):
@@ -436,7 +444,7 @@ def _overlaps(manifest: Manifest, measured: list[_Measured]) -> list[Duplicate]:
         rows.sort(key=lambda i: manifest.start_s[i])
         longest = rows[0]  # of the stretches so far, the one that reaches furthest
         for row in rows[1:]:
-            if manifest.start_s[row] < end_s(longest):
+            if end_s(longest) - manifest.start_s[row] >= OVERLAP_MIN_SAMPLES / measured[row].sample_rate_hz:
                 i, j = sorted((longest, row))
                 offset_s = float(manifest.start_s[j] - manifest.start_s[i])
                 pairs.append(Duplicate(i, j, "overlap", 1.0, offset_s))

@@ -57,12 +57,14 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("vagitus: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError, ArithmeticError) as error:
         fail(str(error))
     except OSError as error:  # a full disk, a folder that cannot be written
         fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except ImportError as error:
-        if error.name is None or error.name.startswith("vagitus"):
+        if error.name is None:  # ours, with the install line
+            fail(str(error))
+        if error.name.startswith("vagitus"):
             raise
         fail(f"the package {error.name!r} is not installed: pip install 'vagitus[all]'")
     sys.exit(status if isinstance(status, int) else 0)
@@ -143,7 +145,7 @@ def study(
     as_json: AsJson = False,
 ) -> int:
     """Compare every arm on the same subject-disjoint folds and write a report."""
-    from vagitus.config import checked, read_toml
+    from vagitus.config import checked, load_toml
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
     from vagitus.results import finite
@@ -153,7 +155,7 @@ def study(
         importlib.import_module(package)
     given: dict[str, Any] = {}
     if recipe is not None:
-        given = read_toml(recipe, StudyConfig).model_dump()
+        given = load_toml(recipe)
     options: dict[str, Any] = {
         "data": corpus or data or "",
         "task": task,
@@ -169,6 +171,8 @@ def study(
         "max_bad": max_bad,
         "budget": QUICK.model_dump() if quick else None,
     }
+    if use_split and (leave_one_site_out or target_site):
+        raise ValueError("--use-split and leaving a site out are two ways to divide; give one")
     if corpus and data:
         raise ValueError(f"give a manifest ({data}) or --corpus {corpus}, not both")
     given |= {name: value for name, value in options.items() if value not in ("", None)}
@@ -366,6 +370,8 @@ def evaluate(
         print(json.dumps(found))
         return
     print(f"{found['model']} on {found['n_recordings']} recordings of {found['n_subjects']} subjects")
+    for note in (*found["trained_notes"], found["caution"]):
+        print(f"note: {note}")
     for path, reason in found["excluded"].items():
         print(f"left out {path}: {reason}")
     _print_table(["metric", "value"], [[name, _cell(value)] for name, value in found["metrics"].items()])
@@ -469,7 +475,7 @@ def _print_summary(results: list[dict[str, Any]]) -> None:
     lines.sort(key=lambda line: -(line["metrics"][names[0]]["estimate"] or 0))
 
     about = results[0]
-    subset = f"{about['n_tested']} recordings of {about['n_groups']} subjects"
+    subset = f"{about['n_tested']} recordings of {lines[0]['n_subjects']} subjects"
     print(f"{about['data']} {about['task']}: {subset}" + (", SIMULATED" if about["simulated"] else ""))
     _print_table(
         ["arm", *(shown[name] for name in names)],

@@ -18,14 +18,23 @@ def read_toml(path: Path, settings: type[Settings]) -> Settings:
         FileNotFoundError: there is no such file.
         ValueError: not TOML, an unknown key, or a value out of range; names the file and the key.
     """
+    return checked(settings, load_toml(path), str(path))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, unchecked.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not TOML.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from error
-    return checked(settings, values, str(path))
 
 
 def checked(settings: type[Settings], values: dict[str, Any], source: str) -> Settings:
@@ -62,10 +71,12 @@ def to_toml(settings: BaseModel, table: str = "") -> str:
 
 
 def _explain(settings: type[BaseModel], problem: Any) -> str:
-    *parents, key = (str(part) for part in problem["loc"]) if problem["loc"] else ("",)
+    if not problem["loc"]:  # a rule between several keys says all itself
+        return str(problem["msg"]).removeprefix("Value error, ")
+    *parents, key = (str(part) for part in problem["loc"])
     name = ".".join([*parents, key])
     if problem["type"] != "extra_forbidden":
-        return f"{name or 'settings'}: {problem['msg']}, got {problem['input']!r}"
+        return f"{name}: {problem['msg']}, got {problem['input']!r}"
     for parent in parents:
         nested = settings.model_fields[parent].annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):

@@ -15,6 +15,11 @@ from vagitus.results import NO_INTERVAL, decide
 from vagitus.statistics import subject_bootstrap
 from vagitus.training import score_recordings
 
+# Names of subjects are not kept in a model file, so that it can be handed on.
+CAUTION = (
+    "recordings it was trained on are refused, but another recording of the same person is not recognised"
+)
+
 
 def evaluate(
     path: Path,
@@ -27,7 +32,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a model on a manifest's labelled recordings, with intervals that resample subjects.
 
-    Calibration and threshold are the model's own; nothing is fitted here.
+    Calibration and threshold are the model's own; nothing is fitted here. Scores are computed in
+    float32, as an exported model computes them.
 
     Args:
         path: a model file.
@@ -75,6 +81,8 @@ def evaluate(
             metrics[name] = {"estimate": interval.estimate, "low": low, "high": high}
     return {
         "notice": RESEARCH_ONLY,
+        "caution": CAUTION,
+        "trained_notes": [f"the model's training data: {note}" for note in card.provenance.get("notes", ())],
         "model": path.name,
         "data": labelled.source,
         "notes": list(labelled.notes),

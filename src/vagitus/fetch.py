@@ -42,6 +42,8 @@ RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 USER_AGENT = "vagitus-fetch"
 
+DEADLINE_S = 4 * 3600.0  # LibriSpeech at 4 Mbit/s
+
 # (bytes so far, bytes in all or None where the server does not say)
 Progress = Callable[[int, int | None], None]
 
@@ -102,7 +104,7 @@ def fetch(
     downloads: Sequence[Download],
     folder: Path,
     *,
-    deadline_s: float = 4 * 3600.0,
+    deadline_s: float = DEADLINE_S,
     socket_timeout_s: float = 60.0,
     retry_wait_s: float = 2.0,
     progress: Progress | None = None,

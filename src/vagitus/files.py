@@ -43,6 +43,37 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold ``folder`` against a second process that asks for the same lock; a killed holder lets go.
+
+    Where the system has no ``flock`` nothing is held.
+
+    Raises:
+        ValueError: another process holds it; names the folder and the process.
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            raise ValueError(
+                f"{folder}: {what} is running here (process {holder}); wait for it, or give another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def content_hash(path: Path) -> str:
     """BLAKE2b of a file's bytes, 32 hex digits, read in blocks."""
     digest = hashlib.blake2b(digest_size=16)

@@ -4,6 +4,9 @@ A job writes its scores to one file when it is done. One thread a job: two jobs 
 processors beat one job on both, and sums come out the same whatever the machine.
 """
 
+import glob
+import hashlib
+import json
 import multiprocessing
 import os
 import threading
@@ -16,13 +19,17 @@ from urllib.parse import quote
 
 import numpy as np
 
+import vagitus
 from vagitus.arms import ARMS
 from vagitus.arms.contract import Budget
 from vagitus.arms.network import score_network, train_network
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
+from vagitus.files import content_hash
 from vagitus.plan import Announce
-from vagitus.splits import Fold, grouped_folds
+from vagitus.splits import Fold, grouped_folds, most_folds
+
+DEV_FOLDS = 5  # the shipped model is trained on four fifths where the classes have subjects enough
 
 
 class Job(NamedTuple):
@@ -40,46 +47,66 @@ class Job(NamedTuple):
 
 def final_job(dataset: Dataset, budget: Budget) -> Job:
     """The model that is shipped: trained on all recordings but a dev fold, which picks its epoch."""
-    first = grouped_folds(dataset.labels, dataset.groups, n_folds=5, seed=budget.seed)[0]
+    n_folds = most_folds(dataset.labels, dataset.groups, DEV_FOLDS, seed=budget.seed)
+    first = grouped_folds(dataset.labels, dataset.groups, n_folds=n_folds, seed=budget.seed)[0]
     train = np.sort(np.concatenate([first.train, first.dev]))
     return Job("scratch", Fold("all", train, first.test, np.empty(0, np.int64)), budget, ships=True)
 
 
 def run_jobs(
-    dataset: Dataset, jobs: list[Job], work: Path, identity: str, n_workers: int, announce: Announce
+    dataset: Dataset, jobs: list[Job], work: Path, n_workers: int, announce: Announce
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (job name, header and arrays) of every job, those done before first.
 
     Raises:
         RuntimeError: a job failed; names it, with its error.
     """
+    digests = {name: content_hash(table.path) for name, table in dataset.tables.items()}
+    paths = {job.name: _path(work, job, identify(job, dataset, digests)) for job in jobs}
     waiting = []
     for job in jobs:
-        if (result := _read_job(work, job, identity)) is not None:
-            yield job.name, result
+        if paths[job.name].exists():
+            yield job.name, _read(paths[job.name])
         else:
             waiting.append(job)
-    if not waiting:
-        return
     # Networks take longest: started first, they do not leave one processor idle at the end.
     waiting.sort(key=lambda job: job.arm not in ("scratch", "svm"))
     context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
     ) as pool:
-        futures = {pool.submit(_run_job, job, work, identity): job for job in waiting}
+        futures = {pool.submit(_run_job, job, paths[job.name]): job for job in waiting}
         try:
             for n_done, future in enumerate(as_completed(futures), start=len(jobs) - len(waiting) + 1):
                 job = futures[future]
-                future.result()
-                result = _read_job(work, job, identity)
-                if result is None:
-                    raise RuntimeError(f"{job.name}: its result was not written to {work}")
+                try:
+                    future.result()
+                except Exception as error:
+                    raise RuntimeError(f"{job.name}: {error}") from error
+                result = _read(paths[job.name])
                 announce(f"{n_done}/{len(jobs)} {job.name} ({result['seconds']:.0f} s)")
                 yield job.name, result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
+    """A hash of all that a job's scores depend on, 32 hex digits: what is kept under it is right to use again.
+
+    Args:
+        digests: content hash of each feature table.
+    """
+    arm, manifest = ARMS[job.arm], dataset.manifest
+    facts: list[Any] = [vagitus.__version__, job.arm, job.ships, job.budget.model_dump(), dataset.class_names]
+    facts += [part.tolist() for part in (job.fold.train, job.fold.dev, job.fold.test)]
+    facts += [dataset.labels.tolist(), dataset.groups.tolist()]
+    if arm.front_end:
+        facts.append(digests[arm.front_end])
+    else:
+        columns = {"site": manifest.site, "duration_s": dataset.duration_s, **manifest.covariates}
+        facts.append({name: column.tolist() for name, column in columns.items()})
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 _dataset: Dataset | None = None  # set once per worker process, so that no job carries the data with it
@@ -107,14 +134,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(job: Job, work: Path, identity: str) -> None:
+def _run_job(job: Job, path: Path) -> None:
     if _dataset is None:
         raise RuntimeError("a job runs in a process that _start_worker has set up")
     import torch
     from threadpoolctl import threadpool_limits
 
     started = time.monotonic()
-    state = work / f"{_file_name(job)}.state"
+    state = path.with_suffix(".state")
     with threadpool_limits(1):
         if job.ships:
             result = _fit_final(_dataset, job, state)
@@ -124,8 +151,9 @@ def _run_job(job: Job, work: Path, identity: str) -> None:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
     tensors |= result.pop("weights", {})
     header = {name: value for name, value in result.items() if name not in arrays}
-    header |= {"identity": identity, "job": job.name, "seconds": time.monotonic() - started}
-    write_tensors(work / f"{_file_name(job)}.safetensors", tensors, header)
+    write_tensors(path, tensors, header | {"job": job.name, "seconds": time.monotonic() - started})
+    for left in path.parent.glob(f"{glob.escape(state.name)}*"):
+        left.unlink()
 
 
 def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
@@ -136,17 +164,12 @@ def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
     return {"dev_index": job.fold.dev, "dev_logits": scores, "history": history, "weights": weights}
 
 
-def _read_job(work: Path, job: Job, identity: str) -> dict[str, Any] | None:
-    path = work / f"{_file_name(job)}.safetensors"
-    if not path.exists():
-        return None
+def _read(path: Path) -> dict[str, Any]:
     tensors, header = read_tensors(path)
-    if (header.get("identity"), header.get("job")) != (identity, job.name):
-        return None  # of a study with other data or options: done again, and replaced
-    # Arrays for the study; the weights of a final model stay tensors.
+    # Arrays for the study; the weights of a shipped model stay tensors.
     return header | {k: v if k.startswith("weights.") else v.numpy() for k, v in tensors.items()}
 
 
-def _file_name(job: Job) -> str:
-    """A site's name may hold any character: what a file name cannot is written as its code (a/b: a%2Fb)."""
-    return quote(job.name, safe=" ,+")
+def _path(work: Path, job: Job, identity: str) -> Path:
+    """The name is for people: cut, since a site's may be long; the identity tells jobs apart."""
+    return work / f"{quote(job.name, safe=' ,+')[:80]}-{identity}.safetensors"

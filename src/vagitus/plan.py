@@ -11,10 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vagitus.arms import ARMS
 from vagitus.arms.contract import Budget
 from vagitus.audit import Audit, audit
+from vagitus.calibration import FITS, choose_threshold
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
 from vagitus.features import PRESETS, FeatureCache, FeatureConfig, featurise_files
 from vagitus.manifest import Manifest, validate_for_study
-from vagitus.splits import Fold, check_disjoint, grouped_folds, leave_one_site_out, merge_subjects, predefined
+from vagitus.splits import (
+    Fold,
+    check_disjoint,
+    grouped_folds,
+    leave_one_site_out,
+    merge_subjects,
+    most_folds,
+    predefined,
+)
 from vagitus.training import TrainConfig
 
 # Of two classes the one that these words do not name is positive, unless --positive says otherwise.
@@ -23,8 +32,8 @@ NEGATIVE_NAMES = frozenset(
 )
 DEFAULT_FRONT_END = "logmel64"  # of a manifest, which does not say what it holds
 
-FULL = Budget(n_members=5)
-QUICK = Budget(n_inner_folds=3, grid="small", train=TrainConfig(epochs=10, patience=10))
+FULL = Budget()
+QUICK = Budget(n_inner_folds=3, n_members=1, grid="small", train=TrainConfig(epochs=10, patience=10))
 Announce = Callable[[str], None]
 
 
@@ -83,6 +92,13 @@ class StudyConfig(BaseModel):
             raise ValueError(f"no front end {self.front_end!r}; choose from {', '.join(PRESETS)}")
         if self.target_site and self.split != "sites":
             raise ValueError("a target site needs split = 'sites'")
+        if self.repeats > 1 and self.split != "subjects":
+            raise ValueError("only split = 'subjects' has other folds to repeat with")
+        if self.budget.seed != Budget().seed:
+            raise ValueError("the seed stands at the top, not in budget")
+        if self.calibration not in FITS:
+            raise ValueError(f"no calibration {self.calibration!r}; choose from {', '.join(FITS)}")
+        choose_threshold([0, 1], [0.1, 0.9], self.threshold_rule)  # raises what is wrong with the rule
         return self
 
 
@@ -109,6 +125,11 @@ def make_plan(
     labelled = manifest.labelled()
     if len(labelled) == 0:
         raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    # What can be known to be wrong is said before the recordings are read.
+    positive = config.positive or positive
+    class_names = order_classes(labelled, positive)
+    validate_for_study(labelled, config.n_folds if config.split == "subjects" else 2)
+    make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
     announce(f"auditing {len(labelled)} recordings")
     found = audit(labelled, n_workers=n_workers)
     n_bad = int((~found.usable).sum())
@@ -119,12 +140,18 @@ def make_plan(
         )
     usable = labelled.select(found.usable)
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
-    class_names = order_classes(usable, config.positive or positive)
+    if not positive and len(class_names) == 2:
+        notes = (*notes, f"the positive class is taken to be {class_names[-1]!r}; --positive changes it")
     labels = usable.encode_labels(class_names)
     here = set(usable.subject.tolist())
     tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
+    if config.split == "column":
+        _refuse_shared_recordings(labelled, found)
     groups = merge_subjects(usable.subject, tied)
     repeats = make_folds(config, usable, labels, groups)
+    for fold in (fold for folds in repeats for fold in folds):
+        known = np.concatenate([fold.train, fold.dev])
+        most_folds(labels[known], groups[known], config.budget.n_inner_folds)
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
     chosen = front_ends(preset, config.arms, config.normalisation)
@@ -147,6 +174,10 @@ def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
         ValueError: ``positive`` is not a label of this manifest, or there are more than two.
     """
     names = manifest.class_names
+    if positive and len(names) > 2:
+        raise ValueError(
+            f"{manifest.source}: {len(names)} labels ({', '.join(names)}) have no positive one; leave --positive out"
+        )
     if positive and positive not in names:
         raise ValueError(
             f"{manifest.source}: no label {positive!r} to be positive; labels are {', '.join(names)}"
@@ -206,16 +237,11 @@ def make_folds(
 ) -> list[list[Fold]]:
     """The folds of each repeat, every one checked to keep groups apart."""
     if config.split == "sites":
-        folds = leave_one_site_out(labels, groups, manifest.site, seed=config.seed)
-        if config.target_site:
-            folds = [fold for fold in folds if fold.name == config.target_site]
-            if not folds:
-                raise ValueError(
-                    f"{manifest.source}: no site {config.target_site!r}; sites are {', '.join(manifest.site_names)}"
-                )
-        repeats = [folds]
+        repeats = [
+            leave_one_site_out(labels, groups, manifest.site, seed=config.seed, only=config.target_site)
+        ]
     elif config.split == "column":
-        repeats = [predefined(manifest.split, groups)]
+        repeats = [predefined(manifest.split, groups, manifest.label)]
     else:
         repeats = [
             grouped_folds(labels, groups, n_folds=config.n_folds, seed=config.seed, repeat=repeat)
@@ -224,3 +250,14 @@ def make_folds(
     for fold in (fold for folds in repeats for fold in folds):
         check_disjoint(fold, groups)
     return repeats
+
+
+def _refuse_shared_recordings(manifest: Manifest, found: Audit) -> None:
+    """The published parts cannot be mended by merging subjects: say which recordings are the same."""
+    for pair in found.duplicate_pairs:
+        parts = manifest.split[[pair.i, pair.j]].tolist()
+        if parts[0] != parts[1] and all(parts):
+            raise ValueError(
+                f"{manifest.where(pair.i)}: {manifest.path[pair.i]} ({parts[0]}) and {manifest.path[pair.j]} "
+                f"({parts[1]}) hold the same sound; leave one of them out"
+            )

@@ -128,6 +128,8 @@ def summary_lines(
                 level=config.level,
             )
             metrics[name] = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+            if interval.n_undefined:
+                metrics[name]["n_undefined"] = interval.n_undefined
             if name in NO_INTERVAL:
                 metrics[name] = {"estimate": interval.estimate, "low": np.nan, "high": np.nan}
             weights = np.ones((1, len(tested)))
@@ -171,12 +173,17 @@ def summary_lines(
 def comparison_lines(
     predictions: dict[str, Predictions], plan: Plan, tested: NDArray[np.int64], config: StudyConfig
 ) -> list[dict[str, Any]]:
-    """Every pair of arms on the same resamples; p-values adjusted by Holm within each metric."""
+    """Every pair of arms on the same resamples; p-values adjusted by Holm within each metric.
+
+    A constant arm ranks nothing: what it says differs from fold to fold only, and falls as the
+    fold's test side holds more positives, so that its pooled AUROC is below .5 by construction.
+    It is compared in decisions, not in ranking.
+    """
     groups = plan.dataset.groups[tested]
     by_fold = config.split == "sites"
     lines = []
     for name in (name for name in COMPARED if name in metric_names(plan.dataset.n_classes)):
-        pairs = list(combinations(predictions, 2))
+        pairs = list(combinations((arm for arm in predictions if arm != "prevalence" or name == "uar"), 2))
         found = [
             paired_bootstrap(
                 _statistics(name, predictions[arm], plan, tested, by_fold=by_fold),

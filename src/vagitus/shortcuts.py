@@ -9,7 +9,9 @@
 Conventions
     column      text or numbers (n,), "" or NaN where unknown
     p           adjusted by Holm over all columns; a subject counts once per label and value
-    intervals   95 %, resampling subjects
+    groups      (n,) subjects, those that share audio under one name, as ``splits.merge_subjects`` gives them:
+                what "whole subjects" keeps whole, and what intervals resample
+    intervals   95 %, resampling groups
     scores      (n, n_classes), out of fold; a softmax makes them sum to 1
 """
 
@@ -88,7 +90,13 @@ class Shortcuts(NamedTuple):
 
 
 def find_shortcuts(
-    manifest: Manifest, measured: dict[str, Floats], x: Floats, *, quick: bool = False, seed: int = 0
+    manifest: Manifest,
+    measured: dict[str, Floats],
+    x: Floats,
+    groups: Text,
+    *,
+    quick: bool = False,
+    seed: int = 0,
 ) -> Shortcuts:
     """Measure all that the module's table lists.
 
@@ -96,6 +104,7 @@ def find_shortcuts(
         manifest: labelled recordings, n of them.
         measured: ``duration_s``, ``level_dbfs``, ``bandwidth_hz`` and ``sample_rate_hz``, (n,) each.
         x: (n, n_features) what the leakage model sees of each recording.
+        groups: (n,) as above.
         quick: one repeat of the folds, and fewer resamples.
         seed: of folds and resampling.
     """
@@ -104,20 +113,21 @@ def find_shortcuts(
     columns, identifiers = _columns(manifest, measured)
     skipped = [f"{', '.join(identifiers)} as confounds: their values name subjects"] if identifiers else []
     associations = tuple(_associations(manifest, columns))
-    rows = _drawn_subjects(manifest.subject, np.random.default_rng(seed))
-    probed = manifest.select(rows)
-    n_subjects = [len(np.unique(probed.subject[probed.label == name])) for name in manifest.class_names]
+    rows = _drawn_subjects(groups, np.random.default_rng(seed))
+    probed, groups = manifest.select(rows), groups[rows]
+    n_groups = [len(np.unique(groups[probed.label == name])) for name in manifest.class_names]
     try:
         # Fewer folds than three would leave one subject of a class to learn from.
-        bench = _Bench.of(probed, max(3, min(N_FOLDS, *n_subjects)), quick, seed)
+        bench = _Bench.of(probed, groups, max(3, min(N_FOLDS, *n_groups)), quick, seed)
     except ValueError as error:
         return Shortcuts(associations, skipped=(*skipped, f"lookups and leakage: {error}"))
     lookups: list[Probe] = []
     leakage = None
-    if probed.n_subjects == len(probed):
+    if probed.n_subjects < len(probed):
+        lookups.append(bench.look_up_subjects())
+    if len(np.unique(groups)) == len(probed):
         skipped.append("leakage: every subject has one recording, so any split keeps subjects whole")
     else:
-        lookups.append(bench.look_up_subjects())
         leakage = bench.leakage("log-mel ridge", x[rows])
     metadata = [values[rows] for name, values in columns.items() if name not in FROM_AUDIO]
     if metadata:
@@ -222,9 +232,9 @@ def _medians(values: Floats, group: Ints) -> Floats:
     return medians
 
 
-def _drawn_subjects(subjects: Text, rng: np.random.Generator) -> Ints:
-    """Rows of subjects drawn at random until ``MAX_PROBED`` recordings, in order."""
-    _, group, size = np.unique(subjects, return_inverse=True, return_counts=True)
+def _drawn_subjects(groups: Text, rng: np.random.Generator) -> Ints:
+    """Rows of whole groups drawn at random until ``MAX_PROBED`` recordings, in order."""
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = rng.permutation(len(size))
     drawn = np.zeros(len(size), dtype=bool)
     drawn[order[np.cumsum(size[order]) <= MAX_PROBED]] = True
@@ -236,7 +246,8 @@ class _Bench:
     """The same recordings, folds and resamples for all that is probed, so that gaps are paired."""
 
     y: Ints
-    subjects: Text
+    subjects: Text  # as the manifest names them
+    groups: Text
     n_classes: int
     random_recordings: list[list[Fold]]  # one list a repeat
     whole_subjects: list[list[Fold]]
@@ -244,19 +255,19 @@ class _Bench:
     seed: int
 
     @classmethod
-    def of(cls, manifest: Manifest, n_folds: int, quick: bool, seed: int) -> "_Bench":
+    def of(cls, manifest: Manifest, groups: Text, n_folds: int, quick: bool, seed: int) -> "_Bench":
         y = manifest.encode_labels()
         n_repeats, n_resamples = (N_REPEATS_QUICK, N_RESAMPLES_QUICK) if quick else (N_REPEATS, N_RESAMPLES)
 
-        def repeats(groups: ArrayLike) -> list[list[Fold]]:
+        def repeats(whole: ArrayLike) -> list[list[Fold]]:
             return [
-                grouped_folds(manifest.label, groups, n_folds=n_folds, seed=seed, repeat=repeat)
+                grouped_folds(manifest.label, whole, n_folds=n_folds, seed=seed, repeat=repeat)
                 for repeat in range(n_repeats)
             ]
 
         # Each recording its own group: the wrong way, to measure what it would have gained.
-        wrong, right = repeats(np.arange(len(y))), repeats(manifest.subject)
-        return cls(y, manifest.subject, len(manifest.class_names), wrong, right, n_resamples, seed)
+        wrong, right = repeats(np.arange(len(y))), repeats(groups)
+        return cls(y, manifest.subject, groups, len(manifest.class_names), wrong, right, n_resamples, seed)
 
     def ridge(self, x: Floats, repeats: list[list[Fold]]) -> list[Floats]:
         return [_ridge_scores(x, self.y, folds, self.n_classes) for folds in repeats]
@@ -265,10 +276,10 @@ class _Bench:
         uar, auroc = (
             subject_bootstrap(
                 [self._statistic(name, p) for p in scores],
-                self.subjects,
+                self.groups,
                 rng=np.random.default_rng(self.seed),
                 n_resamples=self.n_resamples,
-                strata=label_strata(self.y, self.subjects),
+                strata=label_strata(self.y, self.groups),
             )
             for name in ("uar", "auroc")
         )
@@ -296,10 +307,10 @@ class _Bench:
             paired_bootstrap(
                 [self._statistic(name, p) for p in wrong],
                 [self._statistic(name, p) for p in right],
-                self.subjects,
+                self.groups,
                 rng=np.random.default_rng(self.seed),
                 n_resamples=self.n_resamples,
-                strata=label_strata(self.y, self.subjects),
+                strata=label_strata(self.y, self.groups),
             )
             for name in ("uar", "auroc")
         )

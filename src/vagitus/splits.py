@@ -97,8 +97,54 @@ def grouped_folds(
     return folds
 
 
+def most_folds(
+    labels: ArrayLike, subjects: ArrayLike, wanted: int, *, seed: int = 0, n_repeats: int = 1
+) -> int:
+    """The largest number of folds, ``wanted`` or fewer, that ``grouped_folds`` accepts.
+
+    Where every subject has one label, k ≥ 3 folds need k subjects a class and no more. Subjects under several
+    labels, and two folds, may fail by the order of dealing: these are tried.
+
+    Args:
+        labels: (n_recordings,).
+        subjects: (n_recordings,).
+        wanted: ≥ 2.
+        seed: as for ``grouped_folds``.
+        n_repeats: ≥ 1; all of these repeats accept the number.
+
+    Raises:
+        ValueError: no number from 2 to ``wanted`` is accepted; names the class and the way out.
+    """
+    if wanted < 2 or n_repeats < 1:
+        raise ValueError(f"wanted is {wanted} and n_repeats {n_repeats}; at least 2 folds and 1 repeat")
+    names, y, group = _groups(labels, subjects)
+    has = _class_counts(y, group) > 0
+    n_subjects = has.sum(axis=0)
+    is_mixed = bool((has.sum(axis=1) > 1).any())
+    n_least = int(n_subjects.min())
+    enough = [k for k in range(min(wanted, n_least), 1, -1) if subjects_needed(k) <= n_least]
+    for k in enough:
+        try:
+            if k == 2 or is_mixed:
+                for repeat in range(n_repeats):
+                    grouped_folds(labels, subjects, n_folds=k, seed=seed, repeat=repeat)
+            return k
+        except ValueError as error:
+            refused = error
+    if enough:
+        raise ValueError(f"no number of folds up to {wanted} is possible: {refused}")
+    # Three folds need fewer subjects than two.
+    fewest = min(range(2, wanted + 1), key=subjects_needed)
+    more = "use 3 folds, " if n_least == 3 else ""
+    raise ValueError(
+        f"label {names[int(n_subjects.argmin())]!r} has {n_least} subject{'s' if n_least != 1 else ''}; "
+        f"{fewest} folds with train, dev and test need {subjects_needed(fewest)}; {more}add subjects, or "
+        "leave this class out"
+    )
+
+
 def leave_one_site_out(
-    labels: ArrayLike, subjects: ArrayLike, sites: ArrayLike, *, seed: int = 0
+    labels: ArrayLike, subjects: ArrayLike, sites: ArrayLike, *, seed: int = 0, only: str = ""
 ) -> list[Fold]:
     """One fold a site: it is tested, the others are trained on; dev comes from the other sites' subjects.
 
@@ -110,13 +156,15 @@ def leave_one_site_out(
         subjects: (n_recordings,).
         sites: (n_recordings,), never blank.
         seed: chooses dev.
+        only: the one site to test; its fold is that of the full call, and what leaving out another site
+            would refuse does not matter. "" tests every site.
 
     Returns:
         Folds named by their site, sorted.
 
     Raises:
-        ValueError: fewer than two sites, a blank one, or a class of which the other sites hold fewer than two
-            subjects.
+        ValueError: fewer than two sites, a blank one, ``only`` is none of them, or a class of which the other
+            sites hold fewer than two subjects.
     """
     names, y, group = _groups(labels, subjects)
     site_of = np.asarray(sites).astype(np.str_)
@@ -128,8 +176,12 @@ def leave_one_site_out(
     site_names: list[str] = np.unique(site_of).tolist()
     if len(site_names) < 2:
         raise ValueError(f"only one site, {site_names[0]!r}; leaving one out needs two: use grouped folds")
+    if only and only not in site_names:
+        raise ValueError(f"no site {only!r}; sites are {', '.join(site_names)}")
     folds = []
-    for i, site in enumerate(site_names):
+    for i, site in enumerate(site_names):  # i seeds dev: a site's fold is the same alone and among all
+        if only not in ("", site):
+            continue
         is_test = site_of == site
         is_tested_subject = np.zeros(group.max() + 1, dtype=bool)
         is_tested_subject[group[is_test]] = True
@@ -165,15 +217,23 @@ def leave_one_site_out(
     return folds
 
 
-def predefined(split: ArrayLike, subjects: ArrayLike) -> list[Fold]:
+def predefined(split: ArrayLike, subjects: ArrayLike, labels: ArrayLike) -> list[Fold]:
     """The one fold that a manifest's ``split`` column names; recordings with a blank split are in no part.
 
+    Its ``note`` says which classes the test part lacks.
+
+    Args:
+        split: (n_recordings,) train, dev, test or blank.
+        subjects: (n_recordings,).
+        labels: (n_recordings,); those of recordings with a blank split do not matter.
+
     Raises:
-        ValueError: a part is empty, another word than train, dev or test, or a subject stands in two parts.
+        ValueError: a part is empty, another word than train, dev or test, a subject stands in two parts, a
+            label is blank, or train or dev lacks a class that another part holds.
     """
-    part, who = np.asarray(split).astype(np.str_), np.asarray(subjects).astype(np.str_)
-    if part.shape != who.shape:
-        raise ValueError(f"{len(part)} splits for {len(who)} subjects")
+    part, who, label = (np.asarray(values).astype(np.str_) for values in (split, subjects, labels))
+    if not part.shape == who.shape == label.shape:
+        raise ValueError(f"{len(part)} splits for {len(who)} subjects and {len(label)} labels")
     unknown = sorted(set(np.unique(part).tolist()) - {"", "train", "dev", "test"})
     if unknown:
         raise ValueError(f"split is {unknown[0]!r}; use train, dev, test or leave it blank")
@@ -181,7 +241,23 @@ def predefined(split: ArrayLike, subjects: ArrayLike) -> list[Fold]:
     for name, rows in (("train", train), ("dev", dev), ("test", test)):
         if not len(rows):
             raise ValueError(f"no recording has split {name!r}; name all three parts, or use grouped folds")
-    fold = Fold("predefined", train, dev, test)
+    n_blank = int((label[part != ""] == "").sum())
+    if n_blank:
+        raise ValueError(f"{n_blank} recordings with a split have no label; divide the labelled ones")
+    occurring, held = np.unique(label[part != ""]), np.unique(label[test])
+    for name, rows in (("train", train), ("dev", dev)):
+        missing = np.setdiff1d(occurring, label[rows])
+        if len(missing):
+            raise ValueError(
+                f"no recording with label {str(missing[0])!r} has split {name!r}; give it to some of that "
+                "label's subjects, blank the split of all of them, or use grouped folds"
+            )
+    note = ""
+    if len(held) == 1 < len(occurring):
+        note = f"the test part holds only {str(held[0])!r}, so no AUROC exists"
+    elif len(held) < len(occurring):
+        note = f"the test part lacks {', '.join(map(repr, np.setdiff1d(occurring, held).tolist()))}"
+    fold = Fold("predefined", train, dev, test, note)
     check_disjoint(fold, who)
     return [fold]
 

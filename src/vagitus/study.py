@@ -8,7 +8,6 @@ again; so a study that was killed goes on where it was. Jobs run in processes of
 each, so that the numbers do not depend on how many processors there are.
 """
 
-import hashlib
 import json
 import platform
 import shutil
@@ -26,7 +25,7 @@ from vagitus.checkpoint import ModelCard, save_model
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
 from vagitus.features import FeatureCache
-from vagitus.files import content_hash, write_atomic
+from vagitus.files import content_hash, locked, write_atomic
 from vagitus.jobs import Job, final_job, run_jobs
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
@@ -36,6 +35,7 @@ from vagitus.results import comparison_lines, decide_folds, finite, predictions_
 from vagitus.training import Record
 
 RESULTS_FORMAT = 1
+PRODUCTS = ("results.jsonl", "predictions.csv", "report.html", "model.safetensors")
 TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
 
 
@@ -69,42 +69,58 @@ def run_study(
         ValueError: the manifest cannot be studied; names the file, the row and the way out.
         OSError: ``out`` or ``cache`` cannot be written.
     """
-    started = time.monotonic()
-    n_workers = n_workers or n_processors()
-    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found out before the work
-    plan = make_plan(config, manifest, out, positive, front_end, FeatureCache(cache), n_workers, announce)
-    dataset = plan.dataset
-    write_atomic(out / "recipe.toml", to_toml(config))
-    write_atomic(out / "audit.json", json.dumps(plan.audit.to_json(), indent=1))
-    jobs = [
-        Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
-        for arm in config.arms
-        for repeat, folds in enumerate(plan.repeats)
-        for fold in folds
-    ]
-    identity = _identity(dataset, config)
-    final = final_job(dataset, jobs[0].budget) if "scratch" in config.arms else None
-    done = dict(
-        run_jobs(dataset, [*jobs, *([final] if final else [])], out / "work", identity, n_workers, announce)
-    )
+    # Locking also finds out, before the work, that the folder cannot be written.
+    with locked(out / "work", "a study"):
+        started = time.monotonic()
+        plan = make_plan(
+            config,
+            manifest,
+            out,
+            positive,
+            front_end,
+            FeatureCache(cache),
+            n_workers or n_processors(),
+            announce,
+        )
+        for product in PRODUCTS:  # of an earlier study here: they would stand beside a recipe not theirs
+            (out / product).unlink(missing_ok=True)
+        write_atomic(out / "recipe.toml", to_toml(config))
+        write_atomic(out / "audit.json", json.dumps(plan.audit.to_json(), indent=1))
+        jobs = [
+            Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
+            for arm in config.arms
+            for repeat, folds in enumerate(plan.repeats)
+            for fold in folds
+        ]
+        if "scratch" in config.arms:
+            jobs.append(final_job(plan.dataset, jobs[0].budget))
+        done = dict(run_jobs(plan.dataset, jobs, out / "work", n_workers or n_processors(), announce))
+        announce("resampling subjects")
+        results, table = _judge(config, plan, done, command)
+        if jobs[-1].ships:
+            results.append(_save_final(out, plan.dataset, done[jobs[-1].name], config, results))
+        results[0]["seconds"] = round(time.monotonic() - started, 1)
+        write_atomic(out / "predictions.csv", table)
+        write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
+    return plan, results
+
+
+def _judge(
+    config: StudyConfig, plan: Plan, done: dict[str, dict[str, Any]], command: str
+) -> tuple[list[dict[str, Any]], str]:
+    """The lines of results.jsonl and the text of predictions.csv, from the jobs' scores."""
     tested = np.sort(np.concatenate([fold.test for fold in plan.repeats[0]]))
     predictions, fold_lines = {}, []
     for arm in config.arms:
         predictions[arm], lines = decide_folds(arm, plan, done, tested, config)
         fold_lines += lines
-    announce("resampling subjects")
     results = [
-        _study_line(config, plan, command, identity, len(tested)),
+        _study_line(config, plan, command, len(tested)),
         *fold_lines,
         *summary_lines(predictions, plan, tested, config),
         *comparison_lines(predictions, plan, tested, config),
     ]
-    if final:
-        results.append(_save_final(out, dataset, done[final.name], config, results))
-    results[0]["seconds"] = round(time.monotonic() - started, 1)
-    write_atomic(out / "predictions.csv", predictions_csv(predictions, plan, tested))
-    write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
-    return plan, results
+    return results, predictions_csv(predictions, plan, tested)
 
 
 def train_model(
@@ -170,7 +186,7 @@ def make_card(
         threshold=threshold,
         calibration=calibrator.to_dict(),
         provenance={
-            "vagitus": vagitus.__version__,
+            "versions": versions(),
             "data": Path(dataset.manifest.source).name,  # never a path of this machine
             "task": config.task,
             "notes": list(dataset.manifest.notes),
@@ -215,16 +231,13 @@ def trained_on(manifest: Manifest) -> list[str]:
     return sorted({content_hash(manifest.file(i))[:TRAINED_ON_DIGITS] for i in range(len(manifest))})
 
 
-def _study_line(
-    config: StudyConfig, plan: Plan, command: str, identity: str, n_tested: int
-) -> dict[str, Any]:
+def _study_line(config: StudyConfig, plan: Plan, command: str, n_tested: int) -> dict[str, Any]:
     manifest, audited = plan.dataset.manifest, plan.audit.to_json()
     return {
         "kind": "study",
         "format": RESULTS_FORMAT,
         "data": config.data,
         "task": config.task,
-        "identity": identity,
         "command": command,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
@@ -259,17 +272,3 @@ def versions() -> dict[str, str]:
         if head:
             found["commit"] = head
     return found
-
-
-def _identity(dataset: Dataset, config: StudyConfig) -> str:
-    """A hash of all that a job's numbers depend on, so that a job of another study is not taken for this one's."""
-    manifest = dataset.manifest
-    digest = hashlib.blake2b(digest_size=16)
-    # Options that only judge or report scores are left out: changing them redoes no job.
-    fitting = config.model_dump(include={"split", "target_site", "n_folds", "seed", "budget"})
-    facts = [fitting, vagitus.__version__, list(dataset.class_names)]
-    facts += [{name: table.config.model_dump() for name, table in dataset.tables.items()}]
-    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    for column in (manifest.path, dataset.groups, dataset.labels.astype(str), manifest.start_s.astype(str)):
-        digest.update("\0".join(column.tolist()).encode())
-    return digest.hexdigest()

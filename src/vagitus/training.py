@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from vagitus.augment import mask_bands_and_frames
@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     Attributes:
         epochs: the most epochs; the learning rate falls as a cosine over them.
         patience: epochs without a better dev score before training stops.
-        batch_size: windows a step, over all processes.
+        batch_size: windows a step.
         lr, momentum, weight_decay: of SGD with Nesterov momentum, or of AdamW (momentum unused).
         warmup_epochs: linear rise of the learning rate, in epochs.
         loss: a name in LOSSES.
@@ -66,12 +66,19 @@ class TrainConfig(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_epochs: float = Field(1.0, ge=0)
-    loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    loss: str = "cross_entropy"
     balanced: bool = True
     window_s: float = Field(3.0, gt=0)
     mask: float = Field(0.2, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(f"no loss {name!r}; choose from {', '.join(LOSSES)}")
+        return name
 
 
 class Supervised(nn.Module):
@@ -154,7 +161,7 @@ def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArr
 
 
 def make_fabric(config: TrainConfig) -> "Fabric":
-    """Fabric for this process: one GPU if there is one, else the CPU; ``torchrun`` sets up several."""
+    """Fabric for this process: one GPU if there is one, else the CPU."""
     from lightning_fabric import Fabric
 
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
@@ -185,7 +192,9 @@ def fit(
         steps_per_epoch: batches an epoch, for the learning-rate schedule.
         seed: of dropout and the like; the data's order has its own in ``batches``.
         state_path: where the state is kept after each epoch. If the file is there, training
-            goes on from it, to the numbers that an unbroken run gives; it is removed at the end.
+            goes on from it, to the numbers that an unbroken run gives; of a finished training it
+            gives the result. It knows the options and the seed, not the data: who names the file
+            answers for that, and removes it.
 
     Returns:
         One record an epoch: ``epoch``, ``lr``, the mean of each term, and ``dev_score``.
@@ -218,9 +227,7 @@ def fit(
                 lr = learning_rate(step, total_steps, config, steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                # Of several processes each makes the same batch and takes its own rows: disjoint, and whole.
-                mine = slice(fabric.global_rank, None, fabric.world_size)
-                terms = objective(trained, type(batch)(*(fabric.to_device(part[mine]) for part in batch)))
+                terms = objective(trained, type(batch)(*(fabric.to_device(part) for part in batch)))
                 values = {name: term.item() for name, term in terms.items()}
                 if not all(math.isfinite(value) for value in values.values()):
                     raise FloatingPointError(
@@ -243,14 +250,12 @@ def fit(
             model.eval()
             record["dev_score"] = dev_score(model)
         state.finish_epoch(record, keep=dev_score is not None)
-        if state_path is not None and fabric.is_global_zero:
+        if state_path is not None:
             state.save(state_path)
         on_epoch(record)
     state.restore_best()
     model.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
-    if state_path is not None and fabric.is_global_zero:
-        state_path.unlink(missing_ok=True)
     return state.history
 
 

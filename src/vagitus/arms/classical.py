@@ -12,7 +12,7 @@ from vagitus.arms.contract import Budget, Scores
 from vagitus.calibration import softmax
 from vagitus.dataset import Dataset, logmel_statistics
 from vagitus.metrics import macro_auroc
-from vagitus.splits import Fold, grouped_folds
+from vagitus.splits import Fold, grouped_folds, most_folds
 from vagitus.windows import cut_window, window_starts
 
 SVM_WINDOW_S = 1.0  # the thesis's clips
@@ -137,10 +137,13 @@ def svm(dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None) -
 
 
 def inner_folds(dataset: Dataset, known: NDArray[np.int64], budget: Budget) -> list[Fold]:
-    """Grouped folds over the training recordings; indices are positions in ``known``."""
-    groups = dataset.groups[known]
-    n_folds = min(budget.n_inner_folds, len(np.unique(groups)))
-    return grouped_folds(dataset.labels[known], groups, n_folds=n_folds, seed=budget.seed)
+    """Grouped folds over the training recordings, fewer where a class has few subjects.
+
+    Indices are positions in ``known``.
+    """
+    labels, groups = dataset.labels[known], dataset.groups[known]
+    n_folds = most_folds(labels, groups, budget.n_inner_folds, seed=budget.seed)
+    return grouped_folds(labels, groups, n_folds=n_folds, seed=budget.seed)
 
 
 def _logits(decision: NDArray[np.float64]) -> NDArray[np.float64]:

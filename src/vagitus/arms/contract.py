@@ -37,7 +37,7 @@ class Budget(BaseModel):
 
     seed: int = 0
     n_inner_folds: int = Field(5, ge=2)
-    n_members: int = Field(1, ge=1)
+    n_members: int = Field(5, ge=1)
     grid: str = Field("full", pattern="^(full|small)$")
     train: TrainConfig = TrainConfig()
 

@@ -14,6 +14,7 @@ from vagitus.calibration import softmax
 from vagitus.dataset import Dataset
 from vagitus.metrics import macro_auroc
 from vagitus.models import build_model
+from vagitus.models.res8 import POOL_FRAMES
 from vagitus.splits import Fold
 from vagitus.training import CropBatches, Record, Supervised, fit, score_recordings
 
@@ -106,8 +107,19 @@ def train_network(
 
 
 def window_length(dataset: Dataset, budget: Budget) -> int:
-    """Frames in the window that the study's network sees at once."""
-    return round(budget.train.window_s * dataset.tables["study"].config.frames_per_s)
+    """Frames in the window that the study's network sees at once.
+
+    Raises:
+        ValueError: too few for the network's pool.
+    """
+    frames_per_s = dataset.tables["study"].config.frames_per_s
+    n_frames = round(budget.train.window_s * frames_per_s)
+    if n_frames < POOL_FRAMES:
+        raise ValueError(
+            f"window_s = {budget.train.window_s} is {n_frames} frames; "
+            f"res8 pools {POOL_FRAMES} into one, so give {POOL_FRAMES / frames_per_s:g} s or more"
+        )
+    return n_frames
 
 
 def _dev_auroc(dataset: Dataset, index: list[NDArray[np.int64]], logits: list[NDArray[np.float64]]) -> float:

@@ -24,7 +24,7 @@ from vagitus.corpora import (
     vggsound,
 )
 from vagitus.corpora.corpus import Corpus
-from vagitus.fetch import Progress, fetch
+from vagitus.fetch import DEADLINE_S, Progress, fetch
 from vagitus.manifest import Manifest
 
 CORPORA: dict[str, Corpus] = {
@@ -77,7 +77,9 @@ def load_corpus(name: str, *, root: Path | str | None = None, task: str | None =
     return find_corpus(name).load(root, task)
 
 
-def fetch_corpus(name: str, root: Path | str, *, progress: Progress | None = None) -> Path:
+def fetch_corpus(
+    name: str, root: Path | str, *, deadline_s: float = DEADLINE_S, progress: Progress | None = None
+) -> Path:
     """Download a corpus below ``root`` from its publisher, pinned and verified (``vagitus.fetch``).
 
     Returns:
@@ -91,4 +93,4 @@ def fetch_corpus(name: str, root: Path | str, *, progress: Progress | None = Non
     corpus = find_corpus(name)
     if not corpus.fetch:
         raise ValueError(f"{name} cannot be fetched; {corpus.how_to_get}")
-    return fetch(corpus.fetch, Path(root) / corpus.folder[0], progress=progress)
+    return fetch(corpus.fetch, Path(root) / corpus.folder[0], deadline_s=deadline_s, progress=progress)

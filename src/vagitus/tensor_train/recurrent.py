@@ -15,13 +15,13 @@ Two ways to compute, one result
     contract     W is never built: batch last, each core one batched product on views, the input's part for
                  many steps in one product, and one autograd function over the whole sequence. Once
                  differentiable, in the parameters' dtype also under autocast
-    auto         see ``choose_compute``
+    auto         the faster of the two, see ``choose_compute`` and ``predicted_ns``
 
 Source: Onu et al. 2020, arXiv:2010.04196.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,34 @@ DENSE_INPUT_RATIO = 4
 # Numbers of gates of one step that are worked on together: what a step touches then stays near a core's 1 MB of
 # second-level cache. A larger batch is contracted in blocks of sequences, one block after the other.
 BLOCK_NUMBERS = 1 << 17
+
+
+class DenseSpeed(NamedTuple):
+    """What torch's own layer does on one core, for ``predicted_ns``.
+
+    A step reads all weights whatever the batch, so that a small batch costs as much as ``least_columns``; the
+    last two are the time of training over that of a forward pass, for a small and for a large batch.
+    """
+
+    products_per_ns: float
+    least_columns: float
+    training_small: float
+    training_large: float
+
+
+# Measured on one core of a Zen 5 (AVX-512), torch 2.13, H from 256 to 1024, batch from 1 to 128, ranks 1 to 16.
+# torch's LSTM is one fused oneDNN kernel, its GRU is not.
+DENSE_SPEED = {"lstm": DenseSpeed(100, 5, 2.3, 3.6), "gru": DenseSpeed(35, 2.5, 8.0, 3.1)}
+REBUILD_NS, REBUILD_NS_PER_NUMBER = 150_000, 0.8
+CONTRACT_NS, CONTRACT_NS_PER_STEP, CONTRACT_NS_PER_STATE = 250_000, 40_000, 2.2
+CONTRACT_DENSE_PRODUCTS_PER_NS = 50
+CONTRACT_PRODUCTS_PER_NS = (
+    22,
+    3,
+    44,
+)  # at rank 0, more for every rank, at most: larger ranks, larger products
+CONTRACT_LEAST_COLUMNS = (3, 12)  # what a batch of 1, and one of 2 or more, cost at least
+CONTRACT_TRAINING = 2.9
 
 
 class _TTRecurrent(nn.Module):
@@ -144,9 +172,62 @@ class _TTRecurrent(nn.Module):
             f"({counts.cores} in cores, {counts.bias} bias; dense {counts.dense})"
         )
 
-    def choose_compute(self, x: Tensor) -> Literal["rebuild", "contract"]:
-        """PLACEHOLDER"""
-        return "rebuild"
+    def choose_compute(self, x: Tensor, batch_sizes: Tensor | None = None) -> Literal["rebuild", "contract"]:
+        """What ``auto`` does with an input (or with packed data and its batch sizes).
+
+        On a CPU the way that ``predicted_ns`` says is faster, trained if gradients are recorded. It contracts
+        under torch.func, which cannot batch torch's kernels; it rebuilds on any other device, whose kernels
+        leave a loop in Python behind, under autocast, which speeds up only a dense product, and in an exported
+        graph, where a runtime folds the rebuilt weights into constants.
+        """
+        if torch._C._are_functorch_transforms_active():
+            return "contract"
+        if torch.compiler.is_exporting() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return "rebuild"
+        if batch_sizes is not None:
+            n_steps, batch = len(batch_sizes), int(batch_sizes[0])
+        else:
+            batch, n_steps = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
+        predicted = self.predicted_ns(n_steps, batch, training=torch.is_grad_enabled())
+        return "contract" if predicted["contract"] < predicted["rebuild"] else "rebuild"
+
+    def predicted_ns(self, n_steps: int, batch: int, *, training: bool) -> dict[str, float]:
+        """Nanoseconds on one CPU core of the two ways to compute, by a model with the constants above.
+
+            rebuild   = numbers of W · a + b + n_steps · products of W · columns / speed of the dense kernel
+            contract  = c + n_steps · (d + products of the cores · columns / speed + gates · e)
+
+        Only their order matters: both are off by the same factor on another machine, and by 20 % on this one.
+
+        Args:
+            n_steps, batch: of the input.
+            training: forward and backward, rather than forward alone.
+        """
+        dense = sum(matrix.dense_flops / 2 for matrix in self.matrices().values())
+        contracted = through_w = 0.0
+        for name, matrix in self.matrices().items():
+            if name.startswith("weight_ih") and _is_better_dense(matrix):
+                through_w += matrix.dense_flops / 2
+            else:
+                contracted += matrix.contraction_flops / 2
+        speed = DENSE_SPEED[self.cell]
+        small = speed.least_columns * (speed.training_small if training else 1)
+        large = batch * (speed.training_large if training else 1)
+        rebuilding = REBUILD_NS + REBUILD_NS_PER_NUMBER * dense
+        columns = max(batch, CONTRACT_LEAST_COLUMNS[batch > 1])
+        base, per_rank, most = CONTRACT_PRODUCTS_PER_NS
+        largest_rank = max(max(ranks, default=1) for ranks in self.ranks.values())
+        step = (
+            CONTRACT_NS_PER_STEP * len(list(self._suffixes()))
+            + contracted * columns / min(base + per_rank * largest_rank, most)
+            + through_w * batch / CONTRACT_DENSE_PRODUCTS_PER_NS
+            + CONTRACT_NS_PER_STATE * self.hidden_size * batch * len(list(self._suffixes()))
+        )
+        return {
+            "rebuild": rebuilding * (3 if training else 1)
+            + n_steps * dense * max(small, large) / speed.products_per_ns,
+            "contract": (CONTRACT_NS + n_steps * step) * (CONTRACT_TRAINING if training else 1),
+        }
 
     def _suffixes(self) -> Iterator[str]:
         for layer in range(self.num_layers):
@@ -221,7 +302,7 @@ class _TTRecurrent(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         compute = self.compute
         if compute == "auto":
-            compute = self.choose_compute(x)
+            compute = self.choose_compute(x, batch_sizes)
         if compute == "rebuild":
             return self._rebuild(x, batch_sizes, states)
         with torch.autocast(x.device.type, enabled=False):
@@ -307,7 +388,7 @@ class _TTRecurrent(nn.Module):
         input_matrix: TTMatrix = self.get_submodule(f"weight_ih_{suffix}")  # type: ignore[assignment]
         hidden_matrix: TTMatrix = self.get_submodule(f"weight_hh_{suffix}")  # type: ignore[assignment]
         layout, cores = self.layout, list(input_matrix.cores)
-        if input_matrix.dense_flops < DENSE_INPUT_RATIO * input_matrix.contraction_flops:
+        if _is_better_dense(input_matrix):
             layout, cores = "joint", [input_matrix.dense()[None, :, :, None]]
         return layout, cores, list(hidden_matrix.cores), self._bias(suffix)
 
@@ -485,6 +566,10 @@ class TTGRU(_TTRecurrent):
         """The same function as a ``torch.nn.GRU`` (r's and z's bias in b_ih)."""
         dense = self._to_dense(nn.GRU)
         return dense  # type: ignore[return-value]
+
+
+def _is_better_dense(input_matrix: TTMatrix) -> bool:
+    return input_matrix.dense_flops < DENSE_INPUT_RATIO * input_matrix.contraction_flops
 
 
 def _torch_lstm(*arguments: Any) -> tuple[Tensor, ...]:

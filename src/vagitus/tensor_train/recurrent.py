@@ -33,8 +33,8 @@ from vagitus.tensor_train.shape import Factoring, Layout, Ranks, check_choice, g
 
 Compute = Literal["auto", "rebuild", "contract"]
 
-
-# A contraction runs at a quarter to a half of the speed of one dense product, operation by operation.
+# W_ih is multiplied as it is where contracting would not take this many times fewer operations: a contraction
+# runs at a quarter to a half of the speed of one dense product, operation by operation.
 DENSE_INPUT_RATIO = 4
 
 # Numbers of gates of one step that are worked on together: what a step touches then stays near a core's 1 MB of
@@ -43,7 +43,7 @@ BLOCK_NUMBERS = 1 << 17
 
 
 class DenseSpeed(NamedTuple):
-    """What torch's own layer does on one core, for ``predicted_ns``.
+    """What torch's own layer does on one core.
 
     A step reads all weights whatever the batch, so that a small batch costs as much as ``least_columns``; the
     last two are the time of training over that of a forward pass, for a small and for a large batch.
@@ -55,19 +55,18 @@ class DenseSpeed(NamedTuple):
     training_large: float
 
 
-# Measured on one core of a Zen 5 (AVX-512), torch 2.13, H from 256 to 1024, batch from 1 to 128, ranks 1 to 16.
-# torch's LSTM is one fused oneDNN kernel, its GRU is not.
+# What ``predicted_ns`` computes with. Measured on one core of a Zen 5, torch 2.13, H from 256 to 1024, batch from
+# 1 to 128, ranks 1 to 16. torch's LSTM is one fused oneDNN kernel (AVX-512), its GRU is not.
 DENSE_SPEED = {"lstm": DenseSpeed(100, 5, 2.3, 3.6), "gru": DenseSpeed(35, 2.5, 8.0, 3.1)}
-REBUILD_NS, REBUILD_NS_PER_NUMBER = 150_000, 0.8
-CONTRACT_NS, CONTRACT_NS_PER_STEP, CONTRACT_NS_PER_STATE = 250_000, 40_000, 2.2
-CONTRACT_DENSE_PRODUCTS_PER_NS = 50
-CONTRACT_PRODUCTS_PER_NS = (
-    22,
-    3,
-    44,
-)  # at rank 0, more for every rank, at most: larger ranks, larger products
+REBUILD_NS, REBUILD_NS_PER_NUMBER, REBUILD_TRAINING = 150_000, 0.8, 3
+CONTRACT_NS, CONTRACT_NS_PER_STEP, CONTRACT_NS_PER_STATE, CONTRACT_TRAINING = 250_000, 40_000, 2.2, 2.9
+CONTRACT_DENSE_PRODUCTS_PER_NS = 50  # of W_ih, where it is not contracted
 CONTRACT_LEAST_COLUMNS = (3, 12)  # what a batch of 1, and one of 2 or more, cost at least
-CONTRACT_TRAINING = 2.9
+
+
+def contract_products_per_ns(rank: int) -> float:
+    """Multiplications a nanosecond of a contraction: higher ranks make larger products, which run faster."""
+    return min(22 + 3 * rank, 44)
 
 
 class _TTRecurrent(nn.Module):
@@ -194,39 +193,39 @@ class _TTRecurrent(nn.Module):
     def predicted_ns(self, n_steps: int, batch: int, *, training: bool) -> dict[str, float]:
         """Nanoseconds on one CPU core of the two ways to compute, by a model with the constants above.
 
-            rebuild   = numbers of W · a + b + n_steps · products of W · columns / speed of the dense kernel
-            contract  = c + n_steps · (d + products of the cores · columns / speed + gates · e)
+            rebuild   = rebuilding W + n_steps · (products of W) · columns / speed of torch's kernel
+            contract  = set-up + n_steps · (calls + products of the cores · columns / speed + gates)
 
-        Only their order matters: both are off by the same factor on another machine, and by 20 % on this one.
+        Only their order matters; the constants are those of one machine.
 
         Args:
             n_steps, batch: of the input.
             training: forward and backward, rather than forward alone.
         """
-        dense = sum(matrix.dense_flops / 2 for matrix in self.matrices().values())
-        contracted = through_w = 0.0
+        dense = through_w = contracted = (
+            0.0  # products of a step and column: of W, and as they are contracted
+        )
         for name, matrix in self.matrices().items():
+            dense += matrix.dense_flops / 2
             if name.startswith("weight_ih") and _is_better_dense(matrix):
                 through_w += matrix.dense_flops / 2
             else:
                 contracted += matrix.contraction_flops / 2
-        speed = DENSE_SPEED[self.cell]
+        speed, n_layers = DENSE_SPEED[self.cell], len(list(self._suffixes()))
         small = speed.least_columns * (speed.training_small if training else 1)
         large = batch * (speed.training_large if training else 1)
-        rebuilding = REBUILD_NS + REBUILD_NS_PER_NUMBER * dense
+        rebuilding = (REBUILD_NS + REBUILD_NS_PER_NUMBER * dense) * (REBUILD_TRAINING if training else 1)
         columns = max(batch, CONTRACT_LEAST_COLUMNS[batch > 1])
-        base, per_rank, most = CONTRACT_PRODUCTS_PER_NS
         largest_rank = max(max(ranks, default=1) for ranks in self.ranks.values())
-        step = (
-            CONTRACT_NS_PER_STEP * len(list(self._suffixes()))
-            + contracted * columns / min(base + per_rank * largest_rank, most)
+        contract_step = (
+            CONTRACT_NS_PER_STEP * n_layers
+            + contracted * columns / contract_products_per_ns(largest_rank)
             + through_w * batch / CONTRACT_DENSE_PRODUCTS_PER_NS
-            + CONTRACT_NS_PER_STATE * self.hidden_size * batch * len(list(self._suffixes()))
+            + CONTRACT_NS_PER_STATE * self.hidden_size * batch * n_layers
         )
         return {
-            "rebuild": rebuilding * (3 if training else 1)
-            + n_steps * dense * max(small, large) / speed.products_per_ns,
-            "contract": (CONTRACT_NS + n_steps * step) * (CONTRACT_TRAINING if training else 1),
+            "rebuild": rebuilding + n_steps * dense * max(small, large) / speed.products_per_ns,
+            "contract": (CONTRACT_NS + n_steps * contract_step) * (CONTRACT_TRAINING if training else 1),
         }
 
     def _suffixes(self) -> Iterator[str]:

@@ -102,7 +102,7 @@ def run(
 class _Contraction:
     """One TT applied to blocks (n_steps, n_in, batch) of a fixed size, on buffers that are used again.
 
-    ``forward`` keeps views of what every core received; ``backward`` uses the latest of them.
+    ``backward`` goes forward again up to the last core, for what every core received.
     """
 
     def __init__(self, cores: Sequence[Tensor], n_steps: int, batch: int) -> None:
@@ -117,27 +117,25 @@ class _Contraction:
             self.stages.append(_Stage(core, left, right))
             left *= core.shape[1]
 
-    def forward(self, x: Tensor, out: Tensor | None = None, *, last: bool = True) -> Tensor:
-        """W x, added to ``out`` if given; without ``last`` only what ``backward`` needs."""
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """W x, added to ``out`` if given."""
         for stage in self.stages[:-1]:
             x = stage.forward(x)
-        final = self.stages[-1]
-        if not last:
-            final.receive(x)
-            return x
         if out is not None:
-            return final.forward_into(x, out)
-        return final.forward(x).view(self.n_steps, self.n_out, self.batch)
+            return self.stages[-1].forward_into(x, out)
+        return self.stages[-1].forward(x).view(self.n_steps, self.n_out, self.batch)
 
-    def backward(self, gradient: Tensor, *, to_input: bool) -> Tensor | None:
+    def backward(self, x: Tensor, gradient: Tensor, *, to_input: bool) -> Tensor | None:
         """Add to the cores' gradients; Wᵀ gradient (n_steps, n_in, batch) if asked for."""
+        for stage in self.stages[:-1]:
+            x = stage.forward(x)
+        self.stages[-1].receive(x)
         for stage in reversed(self.stages[1:]):
-            gradient = stage.backward(gradient)
+            stage.add_gradient(gradient)
+            gradient = stage.to_input(gradient)
         first = self.stages[0]
         first.add_gradient(gradient)
-        if not to_input:
-            return None
-        return first.to_input(gradient).view(self.n_steps, self.n_in, self.batch)
+        return first.to_input(gradient).view(self.n_steps, self.n_in, self.batch) if to_input else None
 
 
 class _Stage:
@@ -189,10 +187,6 @@ class _Stage:
         else:
             out.view(self.out_shape).baddbmm_(self.expanded, x)
         return out
-
-    def backward(self, gradient: Tensor) -> Tensor:
-        self.add_gradient(gradient)
-        return self.to_input(gradient)
 
     def add_gradient(self, gradient: Tensor) -> None:
         gradient = gradient.view(self.out_shape)
@@ -261,14 +255,9 @@ class _Weight:
                 own = self._gate_view(gates, index)
                 own += self._padded_view(block.forward(x))
 
-    def recompute(self, x: Tensor) -> None:
-        """Make ``backward`` ready for this x, at the price of all cores but the last."""
-        x = self._padded(x)
-        for block in self.blocks:
-            block.forward(x, last=False)
-
-    def backward(self, gradient: Tensor, *, to_input: bool = True) -> Tensor | None:
+    def backward(self, x: Tensor, gradient: Tensor, *, to_input: bool = True) -> Tensor | None:
         """As ``_Contraction.backward`` for a gradient (n_steps, n_gates · n_hidden, batch) of the gates."""
+        x = self._padded(x)
         total: Tensor | None = None
         for index, block in enumerate(self.blocks):
             if self.in_place:
@@ -278,7 +267,7 @@ class _Weight:
                     self.padded_gradient = gradient.new_zeros(self.n_steps, block.n_out, self.batch)
                 own = self.padded_gradient
                 self._padded_view(own).copy_(self._gate_view(gradient, index))
-            part = block.backward(own, to_input=to_input)
+            part = block.backward(x, own, to_input=to_input)
             if part is not None:
                 total = part if total is None else total.add_(part)
         return None if total is None else total[:, : self.n_in]
@@ -445,8 +434,7 @@ def _tanh(x: Tensor, out: Tensor) -> Tensor:
 
 
 def _hidden_gradient(weight: _Weight, h: Tensor, gradient: Tensor) -> Tensor:
-    weight.recompute(h.unsqueeze(0))
-    dh = weight.backward(gradient.unsqueeze(0), to_input=True)
+    dh = weight.backward(h.unsqueeze(0), gradient.unsqueeze(0))
     return dh.squeeze(0)  # type: ignore[union-attr]
 
 
@@ -521,7 +509,7 @@ def _backward(
     length = _chunk_length(n_rows * batch, n_steps)
     dgates = x.new_empty(length, n_rows, batch)
     dx = torch.empty_like(x) if to_input else x.new_empty(0)
-    per_gate = x.new_zeros(n_rows, batch)
+    dgates_sum = x.new_zeros(n_rows, batch)
     geometry = (kind.n_gates, n_hidden)
     hidden = _Weight(cores[n_input:], recurrence.layout, *geometry, n_hidden, (1, batch))
     inputs: dict[int, _Weight] = {}
@@ -544,14 +532,13 @@ def _backward(
                 dh[:, n_active:], dc[:, n_active:] = frozen
         if size not in inputs:
             inputs[size] = _Weight(cores[:n_input], recurrence.input_layout, *geometry, n_in, (size, batch))
-        weight, chunk = inputs[size], dgates[:size]
-        weight.recompute(x[start:stop])
-        part = weight.backward(chunk, to_input=to_input)
+        chunk = dgates[:size]
+        part = inputs[size].backward(x[start:stop], chunk, to_input=to_input)
         if part is not None:
             dx[start:stop] = part
         for step in chunk.unbind(0):  # in cache, and faster than one sum over two axes
-            per_gate += step
-    dbias = x.new_empty(0) if bias is None else kind.bias_gradient(per_gate.sum(1))
+            dgates_sum += step
+    dbias = x.new_empty(0) if bias is None else kind.bias_gradient(dgates_sum.sum(1))
     parts = [weight.core_gradients() for weight in inputs.values()]
     dcores = [torch.stack(same).sum(0) for same in zip(*parts, strict=True)]
     return dx, dh.clone(), dc, dbias, [*dcores, *hidden.core_gradients()]

@@ -85,7 +85,8 @@ def section(name: str) -> str:
     text += f"{summary['n_recordings']} recordings, {summary['n_subjects']} subjects, classes "
     text += ", ".join(f"{c} ({n})" for c, n in zip(study["class_names"], study["class_counts"], strict=True))
     text += f"; headline {summary['headline']}; seed {study['config']['seed']}; "
-    text += f"{study['seconds'] / 60:.1f} minutes; vagitus {study['versions']['vagitus']}.\n\n"
+    minutes = sum(line["seconds"] for line in of_kind(lines, "fold")) / 60
+    text += f"{minutes:.0f} minutes of one process to fit; vagitus {study['versions']['vagitus']}.\n\n"
     text += "".join(f"- {note}\n" for note in study["notes"]) + ("\n" if study["notes"] else "")
     text += arms_table(lines) + "\n"
     if len(study["sites"]) > 1:

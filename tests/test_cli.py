@@ -155,7 +155,7 @@ def test_audit_says_no_with_status_1(folder: Path, tmp_path: Path) -> None:
 def test_a_study_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recipe = tmp_path / "r.toml"
-    recipe.write_text("n_resamples = 200\ndata = 'x'\n[budget]\nn_inner_folds = 2\n")
+    recipe.write_text("n_resamples = 200\n[budget]\nn_inner_folds = 2\nn_members = 1\n")
     words: list[str | Path] = ["study", folder / "manifest.csv", "--recipe", recipe, "--folds", "3"]
     words += [
         "--arms",

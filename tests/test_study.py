@@ -19,7 +19,8 @@ from vagitus.manifest import Manifest
 from vagitus.plan import StudyConfig, order_classes
 from vagitus.study import run_study
 
-ARMS = ("prevalence", "logmel+ridge", "scratch")
+ARMS = ("prevalence", "logmel+ridge", "scratch", "blend")
+FITTED = ARMS[:3]
 
 
 class Ran:
@@ -105,6 +106,23 @@ def test_the_ridge_hears_what_the_prevalence_does_not(ran: Ran) -> None:
     assert comparison["low"] > 0 and comparison["p"] <= comparison["p_holm"] < 0.05
 
 
+def test_a_blend_ranks_by_the_mean_of_its_parts_log_probabilities(ran: Ran) -> None:
+    scores = {
+        arm: {row["path"]: float(row["score"]) for row in ran.rows if row["arm"] == arm} for arm in ARMS
+    }
+    for fold in ("repeat0-fold0", "repeat0-fold1", "repeat0-fold2"):
+        paths = [row["path"] for row in ran.rows if (row["arm"], row["fold"]) == ("blend", fold)]
+        log_odds = {
+            arm: np.array([np.log(scores[arm][path] / (1 - scores[arm][path])) for path in paths])
+            for arm in ARMS
+        }
+        mean = (log_odds["logmel+ridge"] + log_odds["scratch"]) / 2
+        # Calibrated once more: a rising straight line of the mean.
+        slope, bias = np.polyfit(mean, log_odds["blend"], 1)
+        assert slope > 0
+        np.testing.assert_allclose(log_odds["blend"], slope * mean + bias, atol=1e-6)
+
+
 def test_results_file_is_what_was_returned_and_valid_json(ran: Ran) -> None:
     text = (ran.out / "results.jsonl").read_text()
     lines = [
@@ -129,7 +147,7 @@ def test_the_shipped_model_rebuilds_itself_and_carries_its_decision(ran: Ran) ->
 def test_a_second_run_does_no_job_again_and_ends_with_the_same_bytes(ran: Ran, manifest: Manifest) -> None:
     before = {path: path.stat().st_mtime_ns for path in (ran.out / "work").glob("*.safetensors")}
     predictions = (ran.out / "predictions.csv").read_bytes()
-    assert len(before) == len(ARMS) * 3 + 1
+    assert len(before) == len(FITTED) * 3 + 1
     run(manifest, ran.out)
     assert {path: path.stat().st_mtime_ns for path in (ran.out / "work").glob("*.safetensors")} == before
     assert (ran.out / "predictions.csv").read_bytes() == predictions
@@ -235,7 +253,7 @@ def test_a_killed_study_goes_on_to_the_unbroken_numbers(ran: Ran, manifest: Mani
         time.sleep(0.05)
     assert not any(Path(f"/proc/{child}").exists() for child in children), "a worker outlived its study"
     n_done = len(list((out / "work").glob("*.safetensors")))
-    assert 2 <= n_done < len(ARMS) * 3 + 1 and not (out / "predictions.csv").exists()
+    assert 2 <= n_done < len(FITTED) * 3 + 1 and not (out / "predictions.csv").exists()
     run(manifest, out)
     assert (out / "predictions.csv").read_bytes() == (ran.out / "predictions.csv").read_bytes()
 
@@ -280,6 +298,7 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
     [
         ({"arms": ("svm", "forest")}, "no arm forest; choose from prevalence"),
         ({"arms": ("svm", "svm")}, "named twice"),
+        ({"arms": ("svm", "blend")}, "blend is made of logmel\\+ridge and scratch; name them too"),
         ({"front_end": "mel"}, "no front end 'mel'; choose from"),
         ({"target_site": "A"}, "needs split = 'sites'"),
         ({"repeats": 2, "split": "sites"}, "only split = 'subjects' has other folds"),

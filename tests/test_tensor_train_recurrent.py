@@ -471,6 +471,7 @@ def test_two_processes_average_to_the_gradient_of_the_whole_batch(tmp_path: Path
         torch.testing.assert_close(shared, own.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")  # torch's own exporter
 def test_onnx_keeps_the_cores_and_gives_the_same_output(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

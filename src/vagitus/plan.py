@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.arms import ARMS
+from vagitus.arms import ARMS, BLENDS
 from vagitus.arms.contract import Budget
 from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
@@ -44,7 +44,7 @@ class StudyConfig(BaseModel):
         data: a manifest, or the name of a corpus with ``task``.
         root: data root of a corpus, or the folder a manifest's paths start from; "" for the default.
         positive: the positive class of a binary label; "" to go by the corpus or the names.
-        arms: names in ARMS.
+        arms: names in ARMS and BLENDS; a blend needs the arms it is made of.
         front_end: a preset of PRESETS; "" for the corpus's own.
         normalisation: of the networks' input, per recording. "mean" removes the channel (cepstral
             mean subtraction).
@@ -66,7 +66,7 @@ class StudyConfig(BaseModel):
     task: str = ""
     root: str = ""
     positive: str = ""
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = (*ARMS, *BLENDS)
     front_end: str = ""
     normalisation: Literal["none", "mean", "mean_std"] = "mean"
     split: str = Field("subjects", pattern="^(subjects|sites|column)$")
@@ -83,9 +83,16 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_names(self) -> "StudyConfig":
-        unknown = [name for name in self.arms if name not in ARMS]
+        unknown = [name for name in self.arms if name not in (*ARMS, *BLENDS)]
         if unknown or not self.arms:
-            raise ValueError(f"no arm {', '.join(unknown) or 'named'}; choose from {', '.join(ARMS)}")
+            raise ValueError(
+                f"no arm {', '.join(unknown) or 'named'}; choose from {', '.join((*ARMS, *BLENDS))}"
+            )
+        for name in self.arms:
+            if name in BLENDS and not set(BLENDS[name].of) <= set(self.arms):
+                raise ValueError(
+                    f"{name} is made of {' and '.join(BLENDS[name].of)}; name them too, or leave it out"
+                )
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("an arm is named twice")
         if self.front_end and self.front_end not in PRESETS:
@@ -197,7 +204,7 @@ def front_ends(study: FeatureConfig, arms: tuple[str, ...], normalisation: str) 
     and without normalisation: the classical arms standardise by themselves, and take the level
     of a band as evidence.
     """
-    wanted = {"study"} | {ARMS[arm].front_end for arm in arms}
+    wanted = {"study"} | {ARMS[arm].front_end for arm in arms if arm in ARMS}
     every = {
         "study": study.vary(normalisation=normalisation),
         "logmel": study.vary(kind="logmel", n_mfcc=None, normalisation="none"),

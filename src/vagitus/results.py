@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus import calibration
-from vagitus.arms import ARMS
+from vagitus.arms import ARMS, BLENDS
 from vagitus.dataset import Dataset
 from vagitus.jobs import Job
 from vagitus.metrics import METRICS, statistic, summarise
 from vagitus.plan import Plan, StudyConfig
+from vagitus.splits import Fold
 from vagitus.statistics import holm, paired_bootstrap, subject_bootstrap
 
 COMPARED = ("auroc", "macro_auroc", "uar")  # metrics in which arms are compared pair by pair
@@ -50,7 +51,7 @@ def decide_folds(
     lines = []
     for repeat, folds in enumerate(plan.repeats):
         for fold in folds:
-            result = done[Job(arm, fold, config.budget).name]
+            result = _scores(arm, fold, plan, done, config)
             calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
             probabilities = calibrator.apply(result["test_logits"])
             decisions = decide(result["test_logits"], probabilities, threshold)
@@ -78,6 +79,34 @@ def decide_folds(
                 }
             )
     return predictions, lines
+
+
+def _scores(
+    arm: str, fold: Fold, plan: Plan, done: dict[str, dict[str, Any]], config: StudyConfig
+) -> dict[str, Any]:
+    """What a job left; of a blend, what its parts left, calibrated each by itself and then averaged."""
+    if arm in ARMS:
+        return done[Job(arm, fold, config.budget).name]
+    parts = [done[Job(part, fold, config.budget).name] for part in BLENDS[arm].of]
+    dev_index = parts[0]["dev_index"]
+    for part in parts[1:]:
+        dev_index = np.intersect1d(dev_index, part["dev_index"])
+    dev_logits, test_logits = [], []
+    for part in parts:
+        calibrator, _ = settle(plan.dataset, part["dev_index"], part["dev_logits"], config)
+        row_of = {int(row): position for position, row in enumerate(part["dev_index"])}
+        rows = [row_of[int(row)] for row in dev_index]
+        dev_logits.append(calibration.log_probabilities(calibrator.apply(part["dev_logits"][rows])))
+        test_logits.append(calibration.log_probabilities(calibrator.apply(part["test_logits"])))
+    return {
+        "dev_index": dev_index,
+        "dev_logits": np.mean(dev_logits, axis=0),
+        "test_logits": np.mean(test_logits, axis=0),
+        "chosen": {"of": " and ".join(BLENDS[arm].of)},
+        "n_parameters": sum(part["n_parameters"] for part in parts),
+        "history": [],
+        "seconds": 0.0,
+    }
 
 
 def settle(
@@ -139,7 +168,7 @@ def summary_lines(
             {
                 "kind": "summary",
                 "arm": arm,
-                "title": ARMS[arm].title,
+                "title": (ARMS.get(arm) or BLENDS[arm]).title,
                 "headline": "mean over sites" if config.split == "sites" else "pooled",
                 "n_recordings": len(tested),
                 "n_subjects": len(np.unique(groups)),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import vagitus
+from vagitus.arms import ARMS
 from vagitus.arms.network import score_network, train_network
 from vagitus.calibration import Calibrator
 from vagitus.checkpoint import ModelCard, save_model
@@ -89,6 +90,7 @@ def run_study(
         jobs = [
             Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
             for arm in config.arms
+            if arm in ARMS
             for repeat, folds in enumerate(plan.repeats)
             for fold in folds
         ]

@@ -1,7 +1,7 @@
 """The arms of a study by name. Add a function with the contract in ``contract.py`` and a row."""
 
 from vagitus.arms.classical import logmel_ridge, svm
-from vagitus.arms.contract import Arm
+from vagitus.arms.contract import Arm, Blend
 from vagitus.arms.network import scratch
 from vagitus.arms.no_audio import lookup, prevalence
 
@@ -11,4 +11,9 @@ ARMS: dict[str, Arm] = {
     "logmel+ridge": Arm("ridge on log-mel statistics", "logmel", logmel_ridge),
     "svm": Arm("RBF SVM on one-second MFCC (the thesis's)", "mfcc", svm),
     "scratch": Arm("res8 trained from scratch", "study", scratch),
+}
+
+BLENDS: dict[str, Blend] = {
+    # A network without the level of the recording, and a ridge that has it.
+    "blend": Blend("ridge and res8, mean of their log-probabilities", ("logmel+ridge", "scratch")),
 }

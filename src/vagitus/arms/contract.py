@@ -81,3 +81,10 @@ class Arm(NamedTuple):
     title: str
     front_end: str
     fit: Callable[[Dataset, Fold, Budget, Path | None], Scores]
+
+
+class Blend(NamedTuple):
+    """One row of BLENDS: an arm made of others' scores, with equal weights, so that nothing is fitted twice."""
+
+    title: str
+    of: tuple[str, ...]

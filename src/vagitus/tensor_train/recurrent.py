@@ -271,7 +271,8 @@ class _TTRecurrent(nn.Module):
         n_states = 2 if self.cell == "lstm" else 1
         n_layers = len(list(self._suffixes()))
         if states is None:
-            return (x.new_zeros(n_layers, batch, self.hidden_size),) * n_states
+            zeros = torch.zeros(n_layers, batch, self.hidden_size, dtype=x.dtype, device=x.device)
+            return (zeros,) * n_states
         expected = (n_layers, batch, self.hidden_size) if batched else (n_layers, self.hidden_size)
         if len(states) != n_states or any(tuple(state.shape) != expected for state in states):
             got = ", ".join(_size(state) for state in states)
@@ -339,10 +340,12 @@ class _TTRecurrent(nn.Module):
 
     def _torch_biases(self, bias: Tensor) -> tuple[Tensor, Tensor]:
         """b_ih and b_hh."""
-        if self.cell == "lstm":
-            return bias, torch.zeros_like(bias)
         n = self.hidden_size
-        return bias[: 3 * n], torch.cat([bias.new_zeros(2 * n), bias[3 * n :]])
+        # Written out: exported, zeros_like and new_zeros leave a cast that a runtime cannot fold away.
+        nothing = torch.zeros((4 if self.cell == "lstm" else 2) * n, dtype=bias.dtype, device=bias.device)
+        if self.cell == "lstm":
+            return bias, nothing
+        return bias[: 3 * n], torch.cat([nothing, bias[3 * n :]])
 
     def _contract(
         self, x: Tensor, batch_sizes: Tensor | None, states: tuple[Tensor, ...]

@@ -25,7 +25,7 @@ def simulated(folder: Path) -> Manifest:
 
 
 def config(**changes: object) -> StudyConfig:
-    options = {"data": "manifest.csv", "n_folds": 3, "n_resamples": 200, "budget": BUDGET} | changes
+    options = {"data": "manifest.csv", "n_folds": 3, "n_resamples": 400, "budget": BUDGET} | changes
     return StudyConfig.model_validate(options)
 
 

@@ -1,5 +1,6 @@
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -460,7 +461,9 @@ def gradient_of_half(rank: int, store: str, folder: str) -> None:
     parallel(x[:, 3 * rank : 3 * rank + 3])[0].square().mean().backward()
     if rank == 0:
         torch.save([p.grad for p in layer.parameters()], Path(folder) / "gradients.pt")
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # gloo's threads sometimes abort a process that leaves in the ordinary way (SIGABRT in their destructor).
+    os._exit(0)
 
 
 def test_two_processes_average_to_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import study_data
 
 from vagitus.arms import ARMS
 from vagitus.arms.contract import Scores
-from vagitus.dataset import Dataset
+from vagitus.dataset import Dataset, write_feature_table
 from vagitus.splits import Fold, grouped_folds
 
 
@@ -75,3 +76,21 @@ def test_the_lookup_reads_metadata_and_not_the_audio(dataset: Dataset, fold: Fol
     found = ARMS["lookup"].fit(replace(dataset, manifest=manifest, tables={}), fold, study_data.BUDGET, None)
     decided = found.test_logits.argmax(axis=1)
     assert np.array_equal(decided, dataset.labels[fold.test])
+
+
+def test_of_several_inputs_a_network_takes_the_one_that_tells_the_classes_apart(
+    dataset: Dataset, fold: Fold, tmp_path: Path
+) -> None:
+    heard = dataset.tables["study"]
+    silent = write_feature_table(
+        tmp_path / "silent.npy",
+        heard.config.vary(normalisation="mean_std"),
+        np.diff(heard.offsets).tolist(),
+        (np.zeros_like(x) for x in heard),
+    )
+    found = ARMS["scratch"].fit(
+        replace(dataset, tables={"study": silent, "study mean": heard}), fold, study_data.BUDGET, None
+    )
+    assert found.chosen["normalisation"] == "mean"
+    alone = ARMS["scratch"].fit(replace(dataset, tables={"study": heard}), fold, study_data.BUDGET, None)
+    assert np.array_equal(found.test_logits, alone.test_logits)

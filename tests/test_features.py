@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 import soundfile
 from numpy.typing import NDArray
 
@@ -112,7 +113,7 @@ class TestConfig:
             ({"sample_rate_hz": "16000"}, "valid integer"),
             ({"window_ms": float("nan")}, "finite number"),
             ({"window_ms": 0.0}, "greater than 0"),
-            ({"normalisation": "meanstd"}, "'none', 'mean' or 'mean_std'"),
+            ({"normalisation": "meanstd"}, "'none', 'mean', 'mean_std' or 'keep_level'"),
             ({"hop_ms": 30.0}, "samples between frames would be lost; set hop_ms <= 25"),
             (
                 {"n_fft": 399},
@@ -350,13 +351,29 @@ class TestNormalisation:
         features = featurise(np.zeros(16_000, np.float32), LOGMEL64.vary(normalisation="mean_std"))
         np.testing.assert_allclose(features, 0, atol=1e-5)
 
+    def test_keep_level_removes_the_channel_and_leaves_the_gain(self) -> None:
+        """A quarter of the amplitude takes 2 ln 4 off every band; the mean over bands and frames is the level."""
+        samples, config = noise(16_000), LOGMEL64.vary(normalisation="keep_level")
+        loud, quiet = featurise(samples, config), featurise(samples / 4, config)
+        np.testing.assert_allclose(loud - quiet, 2 * np.log(4), atol=2e-5)
+        np.testing.assert_allclose(loud.mean(axis=1), featurise(samples, LOGMEL64).mean() + 10, atol=2e-5)
+
+    def test_keep_level_of_an_mfcc_is_the_dct_of_that_of_the_log_mel(self) -> None:
+        samples, config = noise(16_000), PRESETS["mfcc40"].vary(normalisation="keep_level")
+        logmel = featurise(samples, config.vary(kind="logmel")).astype(np.float64)
+        expected = scipy.fft.dct(logmel, type=2, norm="ortho", axis=0)
+        np.testing.assert_allclose(featurise(samples, config), expected, atol=1e-4)
+
     def test_a_channel_that_is_a_gain_is_removed(self) -> None:
         config, samples = LOGMEL64.vary(normalisation="mean"), noise(16_000)
         np.testing.assert_allclose(featurise(samples / 3, config), featurise(samples, config), atol=2e-5)
 
 
 class TestStream:
-    @pytest.mark.parametrize("config", [LOGMEL64, ODD, MANY_HOPS, ODD.vary(normalisation="mean_std")])
+    @pytest.mark.parametrize(
+        "config",
+        [LOGMEL64, ODD, MANY_HOPS, ODD.vary(normalisation="mean_std"), ODD.vary(normalisation="keep_level")],
+    )
     @pytest.mark.parametrize("block", [1_000, 37, 4_096, 100_000])
     def test_equals_the_whole_bit_for_bit(self, config: FeatureConfig, block: int) -> None:
         # Longer than a block of frames, so that the seams of both kinds of block are crossed.

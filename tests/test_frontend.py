@@ -27,6 +27,8 @@ CONFIGS = {
     "twice a prime": PRIME,
     "fewer coefficients": PRESETS["mfcc40"].vary(n_mfcc=13, mel_scale="htk", normalisation="mean"),
     "standardised": PRESETS["heart"].vary(normalisation="mean_std"),
+    "level kept": PRESETS["lung"].vary(normalisation="keep_level"),
+    "level kept, mfcc": PRESETS["mfcc40"].vary(normalisation="keep_level"),
 }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import vagitus.models
 from vagitus.models import MODELS, build_model
 from vagitus.models.heads import pool_windows, replace_head
+from vagitus.models.transformer import sinusoids
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,13 @@ def test_model_contract(name: str) -> None:
     torch.testing.assert_close(model(x), model.head(model.features(x)))
     torch.testing.assert_close(model(x)[:1], model(x[:1]))  # a batch of one is its row in a batch of two
     assert model(torch.randn(1, 40, 57)).shape == (1, 3)  # any length
+    assert model(torch.randn(1, 40, model.least_frames)).isfinite().all()
 
 
 def test_every_model_file_has_a_row() -> None:
     files = {path.stem for path in Path(vagitus.models.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "heads"} == set(MODELS)
+    rows = {getattr(row, "func", row).__module__.rsplit(".", 1)[1] for row in MODELS.values()}
+    assert files - {"__init__", "heads"} == rows
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
@@ -86,3 +89,32 @@ def test_pooling_is_the_mean_per_recording() -> None:
     logits = torch.tensor([[1.0, 0.0], [2.0, 4.0], [6.0, 2.0]])
     pooled = pool_windows(logits, torch.tensor([1, 0, 1]), 2)
     assert pooled.tolist() == [[2.0, 4.0], [3.5, 1.0]]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_tensorized_network_of_full_rank_equals_the_dense_one(cell: str) -> None:
+    dense: Any = build_model(cell, n_mels=12, n_classes=3, hidden_size=8).eval()
+    tensorized: Any = build_model(f"tt-{cell}", n_mels=12, n_classes=3, hidden_size=8).eval()
+    tensorized.recurrent = type(tensorized.recurrent).from_dense(dense.recurrent)
+    tensorized.head = dense.head
+    x = torch.randn(2, 12, 9)
+    torch.testing.assert_close(tensorized(x), dense(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_transformer_knows_where_a_patch_stands() -> None:
+    model: Any = build_model("transformer", n_mels=16, n_classes=2).eval()
+    x = torch.randn(1, 16, 40)
+    later, higher = x.roll(10, dims=2), x.roll(8, dims=1)
+    assert not torch.allclose(model(x), model(later), atol=1e-5)
+    assert not torch.allclose(model(x), model(higher), atol=1e-5)
+
+
+def test_sinusoids_of_one_pair_turn_once_in_two_pi_positions() -> None:
+    positions = sinusoids(2, 4)
+    angles = torch.arange(4.0)
+    torch.testing.assert_close(positions, torch.stack([angles.sin(), angles.cos()]))
+
+
+def test_the_transformer_refuses_too_few_rows() -> None:
+    with pytest.raises(ValueError, match="n_mels must be as many, got 7"):
+        build_model("transformer", n_mels=7, n_classes=2)

@@ -11,8 +11,8 @@ PACKAGE = Path(vagitus.__file__).parent
 # The way a sound goes. A room may import only the rooms above it.
 ORDER = [
     "files processes audio features frontend windows fingerprint segment pitch augment",
-    "manifest splits metrics statistics calibration fetch corpora losses models tensor_train",
-    "dataset checkpoint training transfer pretrain adapt verification arms robustness shift",
+    "manifest splits metrics statistics calibration fetch corpora losses tensor_train models",
+    "dataset checkpoint training compression transfer pretrain adapt verification arms robustness shift",
     "shortcuts audit config plan jobs results evaluate study plots outcome figures report",
     "export predict stream scale serve cli __main__",
 ]

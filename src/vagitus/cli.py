@@ -97,7 +97,9 @@ def study(
     task: Task = "",
     root: Root = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; other options override it.")] = None,
-    arms: Annotated[str, typer.Option("--arms", help="Comma-separated; default all.")] = "",
+    arms: Annotated[
+        str, typer.Option("--arms", help="Comma-separated; default the baselines, res8 and their blend.")
+    ] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and all results.")] = Path(
         "out/study"
     ),

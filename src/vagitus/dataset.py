@@ -95,7 +95,8 @@ class Dataset:
         groups: (n,) the subject, or the merged subjects where duplicates tie them together;
             no group stands on both sides of a split.
         duration_s: (n,) length of each recording or stretch.
-        tables: feature tables by front end ("study", "logmel", "mfcc").
+        tables: feature tables by front end ("study", "logmel", "mfcc"; "study …" for what networks may
+            choose instead of "study").
     """
 
     manifest: Manifest
@@ -107,6 +108,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tables that a network may choose from."""
+        return tuple(name for name in self.tables if name.split(" ")[0] == "study")
 
     @property
     def n_classes(self) -> int:

@@ -13,7 +13,9 @@
     mfcc          orthonormal DCT-II of y over the bands; the first ``n_mfcc`` coefficients.
     normalisation last, per row over all frames of the recording: "mean" subtracts the row's mean
                   (cepstral mean subtraction), "mean_std" also divides by max(std, STD_FLOOR), std
-                  with 1/n.
+                  with 1/n. "keep_level" subtracts the row's mean and adds back what is the same in all
+                  bands: the recording's mean of y over bands and frames, less LEVEL_REFERENCE (in an
+                  MFCC that is coefficient 0 alone, by sqrt(n_bands) times as much).
 
 Arrays are features (n_rows, n_frames) float32. Equal to librosa with the same options up to rounding, which
 in float32 is relative to the strongest spectral line of a frame: in y at most 2e-6 + 2e-7 * A_max / A, with
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # generic for type checkers only
     pass
 
 Float32 = NDArray[np.float32]
+Normalisation = Literal["none", "mean", "mean_std", "keep_level"]
 
 # Part of every cache key: raise it when the numbers of the same FeatureConfig change.
 FEATURES_VERSION = 1
@@ -54,6 +57,10 @@ FEATURES_VERSION = 1
 # A row that varies less than this (natural log of power; 0.004 dB) is constant but for rounding, and dividing
 # by its deviation would blow the rounding up.
 STD_FLOOR = 1e-3
+
+# Natural log of band power that "keep_level" calls zero: near the mean of cries on parents' phones (-10.4 over the
+# frames of donateacry), so that a network's input stays about zero.
+LEVEL_REFERENCE = -10.0
 
 # Samples of FFT input in a block: 0.7 MB of float32, the spectrum as much again, so that each step finds
 # its input in a second-level cache of 1 MB or just beyond. Smaller blocks spend their time in calls.
@@ -101,8 +108,8 @@ class FeatureConfig(BaseModel):
         mel_scale: "slaney" (linear below 1 kHz, librosa's default) or "htk" (2595 log10(1 + f / 700)).
         log_floor: least band power, before the logarithm. 1e-10, librosa's, is about 120 dB below the
             band power of a full-scale sine.
-        normalisation: "none", "mean" or "mean_std", per row over the recording. "none" by default:
-            whether to remove the channel is a question that a study asks.
+        normalisation: "none", "mean", "mean_std" or "keep_level", per row over the recording. "none" by
+            default: whether to remove the channel is a question that a study asks.
 
     Raises:
         pydantic.ValidationError (a ValueError): with the rule, the value and the way out.
@@ -123,7 +130,7 @@ class FeatureConfig(BaseModel):
     n_mfcc: int | None = Field(default=None, ge=1)
     mel_scale: Literal["slaney", "htk"] = "slaney"
     log_floor: float = Field(default=1e-10, ge=1e-35)  # less is zero in float32, and its logarithm -inf
-    normalisation: Literal["none", "mean", "mean_std"] = "none"
+    normalisation: Normalisation = "none"
 
     @property
     def window_samples(self) -> int:
@@ -329,15 +336,20 @@ def featurise_stream(blocks: Iterable[NDArray[Any]], config: FeatureConfig) -> F
     """
     with _borrowed_workspace(config) as workspace:
         features = np.concatenate(list(_blocks_of_rows(blocks, workspace)), axis=1)
-    _normalise(features, config.normalisation)
+    _normalise(features, config)
     return features
 
 
-def _normalise(features: Float32, normalisation: str) -> None:
-    if normalisation == "none":
+def _normalise(features: Float32, config: FeatureConfig) -> None:
+    if config.normalisation == "none":
         return
-    features -= features.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
-    if normalisation == "mean_std":
+    means = features.mean(axis=1, keepdims=True, dtype=np.float64)
+    features -= means.astype(np.float32)
+    if config.normalisation == "keep_level" and config.kind == "mfcc":
+        features[0] += np.float32(means[0, 0] - math.sqrt(config.n_bands) * LEVEL_REFERENCE)
+    elif config.normalisation == "keep_level":
+        features += np.float32(means.mean() - LEVEL_REFERENCE)
+    if config.normalisation == "mean_std":
         std = np.sqrt(np.square(features).mean(axis=1, keepdims=True, dtype=np.float64))
         features /= np.maximum(std, STD_FLOOR).astype(np.float32)
 

@@ -376,6 +376,7 @@ def _unit(table: FeatureTable) -> tuple[float, str]:
         "none": (DB_PER_NEPER, "Level (dB)"),
         "mean": (DB_PER_NEPER, "Level about the band's mean (dB)"),
         "mean_std": (1.0, "Level about the band's mean (SD)"),
+        "keep_level": (DB_PER_NEPER, "Level, the band's mean taken out (dB)"),
     }[table.config.normalisation]
 
 

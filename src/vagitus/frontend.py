@@ -14,12 +14,14 @@ holds the tables (12 KB) and not the matrices (150 KB); onnxruntime folds them i
 file. This needs ``torch.onnx.export(..., optimize=False)``: the exporter's own optimizer folds them before.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vagitus.features import STD_FLOOR, FeatureConfig, hann_window, mel_filterbank
+from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureConfig, hann_window, mel_filterbank
 
 
 class Frontend(nn.Module):
@@ -133,7 +135,13 @@ class Frontend(nn.Module):
             y = y @ dct
         y = y.reshape(batch, n_frames, self.config.n_rows).transpose(1, 2)
         if self.config.normalisation != "none":
-            y = y - y.mean(dim=2, keepdim=True)
+            means = y.mean(dim=2, keepdim=True)
+            y = y - means
+        if self.config.normalisation == "keep_level" and self.config.kind == "mfcc":
+            level = means[:, :1] - math.sqrt(self.config.n_bands) * LEVEL_REFERENCE
+            y = torch.cat([y[:, :1] + level, y[:, 1:]], dim=1)
+        elif self.config.normalisation == "keep_level":
+            y = y + (means.mean(dim=1, keepdim=True) - LEVEL_REFERENCE)
         if self.config.normalisation == "mean_std":
             # The floor goes below the root, where the gradient of a constant row stays finite.
             y = y / y.square().mean(dim=2, keepdim=True).clamp(min=STD_FLOOR**2).sqrt()

@@ -22,7 +22,7 @@ import numpy as np
 import vagitus
 from vagitus.arms import ARMS
 from vagitus.arms.contract import Budget
-from vagitus.arms.network import score_network, train_network
+from vagitus.arms.network import score_network, train_on_best_input
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
 from vagitus.files import content_hash
@@ -70,7 +70,7 @@ def run_jobs(
         else:
             waiting.append(job)
     # Networks take longest: started first, they do not leave one processor idle at the end.
-    waiting.sort(key=lambda job: job.arm not in ("scratch", "svm"))
+    waiting.sort(key=lambda job: ARMS[job.arm].front_end != "study" and job.arm != "svm")
     context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
@@ -102,7 +102,8 @@ def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
     facts += [part.tolist() for part in (job.fold.train, job.fold.dev, job.fold.test)]
     facts += [dataset.labels.tolist(), dataset.groups.tolist()]
     if arm.front_end:
-        facts.append(digests[arm.front_end])
+        tables = dataset.inputs if arm.front_end == "study" else (arm.front_end,)
+        facts.append([digests[table] for table in tables])
     else:
         columns = {"site": manifest.site, "duration_s": dataset.duration_s, **manifest.covariates}
         facts.append({name: column.tolist() for name, column in columns.items()})
@@ -158,10 +159,14 @@ def _run_job(job: Job, path: Path) -> None:
 
 def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
     """The shipped model: weights, and out-of-fold logits for its calibration and threshold."""
-    model, history = train_network(dataset, job.fold, job.budget, state)
-    scores = score_network(model, dataset, job.fold.dev, job.budget)
-    weights = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
-    return {"dev_index": job.fold.dev, "dev_logits": scores, "history": history, "weights": weights}
+    model, history, table = train_on_best_input(dataset, job.fold, job.budget, state)
+    return {
+        "dev_index": job.fold.dev,
+        "dev_logits": score_network(model, dataset, job.fold.dev, job.budget, table),
+        "history": history,
+        "table": table,
+        "weights": {f"weights.{name}": tensor for name, tensor in model.state_dict().items()},
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

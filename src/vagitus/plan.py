@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.arms import ARMS, BLENDS
+from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS
 from vagitus.arms.contract import Budget
 from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
-from vagitus.features import PRESETS, FeatureCache, FeatureConfig, featurise_files
+from vagitus.features import PRESETS, FeatureCache, FeatureConfig, Normalisation, featurise_files
 from vagitus.manifest import Manifest, validate_for_study
 from vagitus.splits import (
     Fold,
@@ -46,8 +46,9 @@ class StudyConfig(BaseModel):
         positive: the positive class of a binary label; "" to go by the corpus or the names.
         arms: names in ARMS and BLENDS; a blend needs the arms it is made of.
         front_end: a preset of PRESETS; "" for the corpus's own.
-        normalisation: of the networks' input, per recording. "mean" removes the channel (cepstral
-            mean subtraction).
+        normalisation: of the networks' input, per recording; of several, each network arm takes the one
+            that does best on its dev parts. "mean" removes the channel (cepstral mean subtraction),
+            "keep_level" leaves the recording's overall level in.
         split: "subjects" (repeated grouped folds), "sites" (leave one site out) or "column" (the
             manifest's split).
         target_site: with "sites", test on this one only.
@@ -66,9 +67,9 @@ class StudyConfig(BaseModel):
     task: str = ""
     root: str = ""
     positive: str = ""
-    arms: tuple[str, ...] = (*ARMS, *BLENDS)
+    arms: tuple[str, ...] = DEFAULT_ARMS
     front_end: str = ""
-    normalisation: Literal["none", "mean", "mean_std"] = "mean"
+    normalisation: tuple[Normalisation, ...] = Field(("mean",), min_length=1)
     split: str = Field("subjects", pattern="^(subjects|sites|column)$")
     target_site: str = ""
     n_folds: int = Field(5, ge=2)
@@ -197,20 +198,24 @@ def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
     return (*(name for name in names if name != positive), positive)
 
 
-def front_ends(study: FeatureConfig, arms: tuple[str, ...], normalisation: str) -> dict[str, FeatureConfig]:
+def front_ends(
+    study: FeatureConfig, arms: tuple[str, ...], normalisations: tuple[Normalisation, ...]
+) -> dict[str, FeatureConfig]:
     """The feature configurations that these arms read, by table name.
 
-    "study" is what networks see. "logmel" and "mfcc" are the same front end in these two forms
-    and without normalisation: the classical arms standardise by themselves, and take the level
-    of a band as evidence.
+    "study" is what networks see, "study NORMALISATION" what they may choose instead. "logmel"
+    and "mfcc" are the same front end in these two forms and without normalisation: the
+    classical arms standardise by themselves, and take the level of a band as evidence.
     """
-    wanted = {"study"} | {ARMS[arm].front_end for arm in arms if arm in ARMS}
+    first, *others = normalisations
+    wanted = {ARMS[arm].front_end for arm in arms if arm in ARMS}
+    networks = {"study": study.vary(normalisation=first)}
+    networks |= {f"study {name}": study.vary(normalisation=name) for name in others}
     every = {
-        "study": study.vary(normalisation=normalisation),
         "logmel": study.vary(kind="logmel", n_mfcc=None, normalisation="none"),
         "mfcc": study.vary(kind="mfcc", normalisation="none"),
     }
-    return {name: every[name] for name in every if name in wanted}
+    return networks | {name: every[name] for name in every if name in wanted}
 
 
 def feature_tables(

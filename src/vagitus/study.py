@@ -20,7 +20,7 @@ import numpy as np
 
 import vagitus
 from vagitus.arms import ARMS
-from vagitus.arms.network import score_network, train_network
+from vagitus.arms.network import score_network, train_on_best_input
 from vagitus.calibration import Calibrator
 from vagitus.checkpoint import ModelCard, save_model
 from vagitus.config import to_toml
@@ -158,9 +158,11 @@ def train_model(
     budget = config.budget.model_copy(update={"seed": config.seed})
     job = final_job(plan.dataset, budget)
     announce("training")
-    model, _ = train_network(plan.dataset, job.fold, budget, work / "training.state", on_epoch=on_epoch)
-    logits = score_network(model, plan.dataset, job.fold.dev, budget)
-    card = make_card(plan.dataset, config, *settle(plan.dataset, job.fold.dev, logits, config))
+    model, _, table = train_on_best_input(
+        plan.dataset, job.fold, budget, work / "training.state", on_epoch=on_epoch
+    )
+    logits = score_network(model, plan.dataset, job.fold.dev, budget, table)
+    card = make_card(plan.dataset, table, config, *settle(plan.dataset, job.fold.dev, logits, config))
     save_model(path, model, card)
     shutil.rmtree(work)
     return card
@@ -168,20 +170,21 @@ def train_model(
 
 def make_card(
     dataset: Dataset,
+    table: str,
     config: StudyConfig,
     calibrator: Calibrator,
     threshold: float | None,
     **provenance: Any,
 ) -> ModelCard:
-    """The card of a res8 trained on this dataset.
+    """The card of a res8 trained on ``table`` of this dataset.
 
     It lists hashes of the recordings, so that ``evaluate`` can refuse them.
     """
-    table = dataset.tables["study"]
+    front_end = dataset.tables[table].config
     return ModelCard(
         model="res8",
-        options={"n_mels": table.config.n_rows, "n_classes": dataset.n_classes},
-        features=table.config,
+        options={"n_mels": front_end.n_rows, "n_classes": dataset.n_classes},
+        features=front_end,
         window_s=config.budget.train.window_s,
         class_names=dataset.class_names,
         positive=dataset.class_names[-1] if dataset.n_classes == 2 else "",
@@ -214,6 +217,7 @@ def _save_final(
     summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == "scratch")
     card = make_card(
         dataset,
+        result["table"],
         config,
         calibrator,
         threshold,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,32 +15,74 @@ from vagitus.calibration import softmax
 from vagitus.dataset import Dataset
 from vagitus.metrics import macro_auroc
 from vagitus.models import build_model
-from vagitus.models.res8 import POOL_FRAMES
 from vagitus.splits import Fold
 from vagitus.training import CropBatches, Record, Supervised, fit, score_recordings
 
 MEMBER_SEEDS = 1000  # seeds of one study's members do not meet those of the next seed's
 
 
-def scratch(dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None) -> Scores:
-    """res8 trained from random weights; each member's epoch is chosen on its dev part."""
-    dev_index, dev_logits, test_logits = [], [], []
+class Trained(NamedTuple):
+    """A network, how it got there, and which of the dataset's inputs it reads."""
+
+    model: nn.Module
+    history: list[Record]
+    table: str
+
+
+class _Members(NamedTuple):
+    """The networks of one fold and input: their scores, averaged over members for the test recordings."""
+
+    table: str
+    dev_index: list[NDArray[np.int64]]
+    dev_logits: list[NDArray[np.float64]]
+    test_logits: NDArray[np.float64]
+    history: list[Record]
+    n_parameters: int
+    dev_auroc: float
+
+
+def network(
+    dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None, *, model_name: str
+) -> Scores:
+    """A network of MODELS trained from random weights.
+
+    Each member's epoch is chosen on its dev part; of several inputs, the one whose members rank
+    their dev parts best on average.
+    """
+    tried = [_members(dataset, fold, budget, state_path, model_name, table) for table in dataset.inputs]
+    best = max(tried, key=lambda members: members.dev_auroc)
+    return Scores(
+        dev_index=np.concatenate(best.dev_index),
+        dev_logits=np.concatenate(best.dev_logits),
+        test_logits=best.test_logits,
+        chosen={
+            "members": len(best.dev_index),
+            "normalisation": dataset.tables[best.table].config.normalisation,
+            "dev_auroc": best.dev_auroc,
+        },
+        history=best.history,
+        n_parameters=best.n_parameters,
+    )
+
+
+def _members(
+    dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None, model_name: str, table: str
+) -> _Members:
+    dev_index, dev_logits, test_logits, dev_auroc = [], [], [], []
     history: list[Record] = []
     for member, part in enumerate(member_folds(dataset, fold, budget)):
         own = budget.model_copy(update={"seed": budget.seed * MEMBER_SEEDS + member})
-        state = state_path and state_path.with_name(f"{state_path.name}{member}")
-        model, records = train_network(dataset, part, own, state)
+        state = state_path and state_path.with_name(f"{state_path.name}{member} {table}")
+        model, records = train_network(dataset, part, own, state, model_name=model_name, table=table)
         dev_index.append(part.dev)
-        dev_logits.append(score_network(model, dataset, part.dev, budget))
-        test_logits.append(score_network(model, dataset, fold.test, budget))
+        dev_logits.append(score_network(model, dataset, part.dev, budget, table))
+        test_logits.append(score_network(model, dataset, fold.test, budget, table))
+        dev_auroc.append(macro_auroc(dataset.labels[part.dev], softmax(dev_logits[-1])))
         history += [record | {"member": member} for record in records]
-    return Scores(
-        dev_index=np.concatenate(dev_index),
-        dev_logits=np.concatenate(dev_logits),
-        test_logits=np.mean(test_logits, axis=0),
-        chosen={"members": len(dev_index), "dev_auroc": _dev_auroc(dataset, dev_index, dev_logits)},
-        history=history,
-        n_parameters=sum(p.numel() for p in model.parameters()),
+    n_parameters = sum(p.numel() for p in model.parameters())
+    mean_auroc = float(np.mean(dev_auroc))  # over members: each ranks its own dev part
+    return _Members(
+        table, dev_index, dev_logits, np.mean(test_logits, axis=0), history, n_parameters, mean_auroc
     )
 
 
@@ -56,15 +99,32 @@ def member_folds(dataset: Dataset, fold: Fold, budget: Budget) -> list[Fold]:
 
 
 def score_network(
-    model: nn.Module, dataset: Dataset, index: NDArray[np.int64], budget: Budget
+    model: nn.Module, dataset: Dataset, index: NDArray[np.int64], budget: Budget, table: str = "study"
 ) -> NDArray[np.float64]:
     """Logits (n, n_classes) of the recordings at ``index``, the mean over each one's windows."""
     return score_recordings(
         model,
-        dataset.tables["study"].take(index),
+        dataset.tables[table].take(index),
         window_frames=window_length(dataset, budget),
         precision=budget.train.precision,
     ).astype(np.float64)
+
+
+def train_on_best_input(
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    *,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> Trained:
+    """res8 trained once on each input; the one with the best epoch on ``fold.dev`` is kept."""
+    tried = []
+    for table in dataset.inputs:
+        state = state_path and state_path.with_name(f"{state_path.name} {table}")
+        model, history = train_network(dataset, fold, budget, state, table=table, on_epoch=on_epoch)
+        tried.append(Trained(model, history, table))
+    return max(tried, key=lambda trained: max(record["dev_score"] for record in trained.history))
 
 
 def train_network(
@@ -73,25 +133,31 @@ def train_network(
     budget: Budget,
     state_path: Path | None,
     *,
+    model_name: str = "res8",
+    table: str = "study",
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> tuple[nn.Module, list[Record]]:
-    """Train res8 on ``fold.train``; ``fold.dev`` picks the epoch, by AUROC."""
-    table = dataset.tables["study"]
+    """Train a network of MODELS on ``fold.train``; ``fold.dev`` picks the epoch, by AUROC.
+
+    Args:
+        table: which of the dataset's inputs it reads.
+
+    Raises:
+        ValueError: the window is shorter than the least input of the model.
+    """
+    features = dataset.tables[table]
     window_frames = window_length(dataset, budget)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(budget.seed)
-        model = build_model("res8", n_mels=table.config.n_rows, n_classes=dataset.n_classes)
+        model = build_model(model_name, n_mels=features.config.n_rows, n_classes=dataset.n_classes)
+    _refuse_short_window(model, model_name, window_frames, features.config.frames_per_s)
     batches = CropBatches(
-        table.take(fold.train),
+        features.take(fold.train),
         dataset.labels[fold.train],
         window_frames=window_frames,
         config=budget.train,
         seed=budget.seed,
     )
-
-    def dev_score(model: nn.Module) -> float:
-        return macro_auroc(dataset.labels[fold.dev], softmax(score_network(model, dataset, fold.dev, budget)))
-
     history = fit(
         model,
         Supervised(budget.train.loss),
@@ -99,31 +165,32 @@ def train_network(
         budget.train,
         steps_per_epoch=len(batches),
         seed=budget.seed,
-        dev_score=dev_score,
+        dev_score=dev_score(dataset, fold, budget, table),
         state_path=state_path,
         on_epoch=on_epoch,
     )
     return model, history
 
 
+def dev_score(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> Callable[[nn.Module], float]:
+    """What picks an epoch: a model's AUROC on ``fold.dev``."""
+
+    def score(model: nn.Module) -> float:
+        logits = score_network(model, dataset, fold.dev, budget, table)
+        return macro_auroc(dataset.labels[fold.dev], softmax(logits))
+
+    return score
+
+
 def window_length(dataset: Dataset, budget: Budget) -> int:
-    """Frames in the window that the study's network sees at once.
+    """Frames in the window that the study's networks see at once."""
+    return round(budget.train.window_s * dataset.tables["study"].config.frames_per_s)
 
-    Raises:
-        ValueError: too few for the network's pool.
-    """
-    frames_per_s = dataset.tables["study"].config.frames_per_s
-    n_frames = round(budget.train.window_s * frames_per_s)
-    if n_frames < POOL_FRAMES:
+
+def _refuse_short_window(model: nn.Module, name: str, window_frames: int, frames_per_s: float) -> None:
+    least = int(getattr(model, "least_frames"))  # noqa: B009 (nn.Module does not declare it)
+    if window_frames < least:
         raise ValueError(
-            f"window_s = {budget.train.window_s} is {n_frames} frames; "
-            f"res8 pools {POOL_FRAMES} into one, so give {POOL_FRAMES / frames_per_s:g} s or more"
+            f"the window of {window_frames} frames is too short for {name}, which needs {least}; "
+            f"give window_s = {least / frames_per_s:g} or more"
         )
-    return n_frames
-
-
-def _dev_auroc(dataset: Dataset, index: list[NDArray[np.int64]], logits: list[NDArray[np.float64]]) -> float:
-    """Mean over members: each ranks its own dev part."""
-    return float(
-        np.mean([macro_auroc(dataset.labels[i], softmax(z)) for i, z in zip(index, logits, strict=True)])
-    )

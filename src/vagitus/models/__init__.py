@@ -1,18 +1,26 @@
 """Models by name. Add a file here and a row to MODELS; the contract tests do the rest.
 
-Contract: keyword-only ``n_mels`` and ``n_classes``; ``feature_dim``; ``features(x)`` of
-shape (batch, feature_dim); ``head``; ``forward(x) == head(features(x))``.
+Contract: keyword-only ``n_mels`` and ``n_classes``; ``feature_dim``; ``least_frames`` that one input needs;
+``features(x)`` of shape (batch, feature_dim); ``head``; ``forward(x) == head(features(x))``.
 """
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
+from vagitus.models.recurrent import Recurrent
 from vagitus.models.res8 import Res8
+from vagitus.models.transformer import Transformer
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "res8": Res8,
+    "lstm": partial(Recurrent, layer="lstm"),
+    "gru": partial(Recurrent, layer="gru"),
+    "tt-lstm": partial(Recurrent, layer="tt-lstm"),
+    "tt-gru": partial(Recurrent, layer="tt-gru"),
+    "transformer": Transformer,
 }
 
 

@@ -29,6 +29,8 @@ class Res8(nn.Module):
         ValueError: ``n_mels`` is under 3, so that the pool would leave nothing.
     """
 
+    least_frames = POOL_FRAMES
+
     def __init__(self, *, n_mels: int, n_classes: int, width: int = 45) -> None:
         super().__init__()
         if n_mels < POOL_MELS:

@@ -4,6 +4,7 @@ A table stands between two markers, ``<!-- table NAME -->`` and ``<!-- end -->``
 replaced. RESULTS.md is written whole.
 """
 
+import io
 import json
 import re
 from pathlib import Path
@@ -104,10 +105,86 @@ def leakage_table(study: dict[str, Any]) -> str:
     return "The leakage gap, and what is scored with no audio at all:\n\n" + markdown(rows)
 
 
+def smaller_section(name: str) -> str:
+    """What smaller networks cost: a table a network, and the plot of all."""
+    lines = read_results(name)
+    first = lines[0]
+    ranking = ", ".join(f"`{way}`" for way in ("tt rank r", "low_rank rank r", "prune xN", "tt searched xN"))
+    text = f"\n## {first['data']}: smaller networks ({name})\n\n`python recipes/smaller_networks.py`\n\n"
+    text += f"{first['n_recordings']} recordings, {first['n_subjects']} subjects, seeds {first['seeds']}; one network "
+    text += f"a fold. {ranking}: fine-tuned against the dense one; `int8`: the same, stored as integers. Bytes are of "
+    text += "the stored tensors; the last column is the AUROC minus the dense network's, with its paired interval.\n\n"
+    text += f"![AUROC against bytes](docs/{name}.svg)\n"
+    for model in dict.fromkeys(line["model"] for line in lines):
+        own = [line for line in lines if line["model"] == model]
+        dense = next(line for line in own if line["way"] == "dense")
+        rows = [[f"`{model}`", "parameters", "kB", "times smaller", "AUROC", "minus dense"], ["---"] * 6]
+        rows += [
+            [
+                line["way"],
+                f"{line['n_parameters']:,.0f}",
+                f"{line['n_bytes'] / 1000:,.1f}",
+                f"{dense['n_bytes'] / line['n_bytes']:.1f}",
+                cell(line["auroc"]),
+                "" if line is dense else cell(line["difference"]),
+            ]
+            for line in sorted(own, key=lambda line: -line["n_bytes"])
+        ]
+        text += "\n" + markdown(rows)
+    return text
+
+
+def plot_smaller(name: str) -> None:
+    """AUROC against bytes, one panel a network, one line a way."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = name  # the same lines give the same file
+    from matplotlib import pyplot
+
+    lines = read_results(name)
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    families = ("tt rank", "low_rank rank", "prune", "tt searched")
+    figure, panels = pyplot.subplots(
+        1, len(models), figsize=(5.2 * len(models), 4), sharey=True, squeeze=False
+    )
+    for panel, model in zip(panels[0], models, strict=True):
+        own = [line for line in lines if line["model"] == model]
+        for way, marker in (("dense", "*"), ("dense int8", "P")):
+            line = next(line for line in own if line["way"] == way)
+            panel.plot(
+                line["n_bytes"] / 1000, line["auroc"]["estimate"], marker, color="black", ms=10, label=way
+            )
+        for color, family in enumerate(families):
+            for suffix, dashes in (("", "-"), (" int8", ":")):
+                chosen = [line for line in own if line["way"].startswith(family)]
+                chosen = [line for line in chosen if line["way"].endswith("int8") == bool(suffix)]
+                chosen.sort(key=lambda line: line["n_bytes"])
+                x = [line["n_bytes"] / 1000 for line in chosen]
+                y = [line["auroc"]["estimate"] for line in chosen]
+                panel.plot(x, y, dashes, marker="o", ms=4, color=f"C{color}", label=family + suffix)
+        panel.set(xscale="log", xlabel="kB of weights", title=model)
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("AUROC, subjects kept apart")
+    panels[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    write_atomic(ROOT / "docs" / f"{name}.svg", buffer.getvalue())
+
+
+SECTIONS = {"study": section, "compression": smaller_section}
+
+
 def write_tables() -> None:
-    """RESULTS.md whole, and every marked table of README.md."""
+    """RESULTS.md whole, its plots, and every marked table of README.md."""
     names = sorted(path.stem for path in RESULTS.glob("*.jsonl"))
-    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(section(name) for name in names))
+    kinds = {name: read_results(name)[0]["kind"] for name in names}
+    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(SECTIONS[kinds[name]](name) for name in names))
+    for name in names:
+        if kinds[name] == "compression":
+            plot_smaller(name)
     readme = (ROOT / "README.md").read_text()
     filled = MARKED.sub(lambda m: f"{m[1]}{arms_table(read_results(m[2]))}{m[3]}", readme)
     write_atomic(ROOT / "README.md", filled)

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import study_data
 
-from vagitus.arms import ARMS
-from vagitus.arms.contract import Scores
+from vagitus.arms import ARMS, find_arm
+from vagitus.arms.contract import Arm, Scores
 from vagitus.dataset import Dataset, write_feature_table
 from vagitus.splits import Fold, grouped_folds
+
+NAMES = [*ARMS, "scratch+compressed", "gru+compressed"]
+
+
+def fit(name: str, dataset: Dataset, fold: Fold) -> Scores:
+    arm = find_arm(name)
+    assert isinstance(arm, Arm)
+    return arm.fit(dataset, fold, study_data.BUDGET, None)
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +34,10 @@ def fold(dataset: Dataset) -> Fold:
 
 @pytest.fixture(scope="module")
 def scores(dataset: Dataset, fold: Fold) -> dict[str, Scores]:
-    return {name: arm.fit(dataset, fold, study_data.BUDGET, None) for name, arm in ARMS.items()}
+    return {name: fit(name, dataset, fold) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", sorted(ARMS))
+@pytest.mark.parametrize("name", NAMES)
 def test_scores_have_their_shapes_and_cover_the_training_side_only(
     name: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores]
 ) -> None:
@@ -42,13 +50,13 @@ def test_scores_have_their_shapes_and_cover_the_training_side_only(
     assert found.n_parameters > 0
 
 
-@pytest.mark.parametrize("name", sorted(ARMS))
+@pytest.mark.parametrize("name", NAMES)
 def test_no_arm_reads_a_test_label_and_every_arm_repeats_itself(
     name: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores]
 ) -> None:
     turned = dataset.labels.copy()
     turned[fold.test] = 1 - turned[fold.test]
-    again = ARMS[name].fit(replace(dataset, labels=turned), fold, study_data.BUDGET, None)
+    again = fit(name, replace(dataset, labels=turned), fold)
     assert np.array_equal(again.test_logits, scores[name].test_logits)
     assert np.array_equal(again.dev_logits, scores[name].dev_logits)
     assert again.chosen == scores[name].chosen
@@ -94,3 +102,23 @@ def test_of_several_inputs_a_network_takes_the_one_that_tells_the_classes_apart(
     assert found.chosen["normalisation"] == "mean"
     alone = ARMS["scratch"].fit(replace(dataset, tables={"study": heard}), fold, study_data.BUDGET, None)
     assert np.array_equal(found.test_logits, alone.test_logits)
+
+
+def test_a_compressed_arm_is_smaller_than_what_it_was_made_from(scores: dict[str, Scores]) -> None:
+    assert 10 * scores["scratch+compressed"].n_parameters <= scores["scratch"].n_parameters
+    assert (
+        float(scores["scratch+compressed"].chosen["mean_bytes"]) < 4.5 * scores["scratch"].n_parameters / 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("scrach", "no arm 'scrach'; choose from .*did you mean 'scratch'"),
+        ("svm+compressed", "svm\\+compressed: only a network can be compressed"),
+        ("blend+compressed", "no arm 'blend\\+compressed'"),
+    ],
+)
+def test_an_arm_that_is_not_there_is_refused(name: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        find_arm(name)

@@ -1,7 +1,9 @@
 """Metrics: values by hand, slow second implementations, sklearn and torchmetrics, and weights as copies of rows."""
 
 import math
+import time
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,23 @@ def best_sensitivity_over_thresholds(y: Ints, s: Ints, w: Ints, specificity: flo
     return float(max(reached))
 
 
+def equal_error_over_thresholds(y: Ints, s: Ints, w: Ints) -> float:
+    """The crossing in exact fractions, one threshold after the other."""
+    n_positive, n_negative = int(w[y == 1].sum()), int(w[y == 0].sum())
+    if not (n_positive and n_negative):
+        return NAN
+    accepts, rejects = Fraction(0), Fraction(1)
+    for threshold in sorted(set(s.tolist()), reverse=True):
+        next_accepts = Fraction(int(w[(y == 0) & (s >= threshold)].sum()), n_negative)
+        next_rejects = Fraction(int(w[(y == 1) & (s < threshold)].sum()), n_positive)
+        if next_rejects <= next_accepts:
+            # Solve rejects + t (next_rejects - rejects) = accepts + t (next_accepts - accepts).
+            t = (rejects - accepts) / ((rejects - accepts) + (next_accepts - next_rejects))
+            return float(rejects + t * (next_rejects - rejects))
+        accepts, rejects = next_accepts, next_rejects
+    raise AssertionError("the last threshold rejects nothing")
+
+
 def test_auroc_by_hand() -> None:
     assert m.auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.75
     # Positive 2 meets 2, 1, 0 (½ 1 1); positive 1 meets them (0 ½ 1): 4 of 6.
@@ -95,6 +114,57 @@ def test_sensitivity_at_specificity_is_the_best_threshold(
     expected = best_sensitivity_over_thresholds(y, s, w, wanted)
     assert m.sensitivity_at_specificity(y, s, wanted, w) == pytest.approx(expected, nan_ok=True)
     assert m.specificity_at_sensitivity(1 - y, -s, wanted, w) == pytest.approx(expected, nan_ok=True)
+
+
+def test_equal_error_rate_by_hand() -> None:
+    assert m.equal_error_rate([1, 1, 0, 0, 0], [5, 4, 3, 2, 1]) == 0
+    assert m.equal_error_rate([0, 0, 0, 1, 1], [5, 4, 3, 2, 1]) == 1
+    assert m.equal_error_rate([1, 0, 0, 1, 0], [7, 7, 7, 7, 7]) == 0.5
+    # Rejects of 4, accepts of 5. At 7: 3/4, 0. At 6: 2/4, 1/5. At 5, one of each: 1/4, 2/5. From D = .3 to
+    # D = -.15 it is 0 after two thirds, at accepts 1/5 + 2/3 1/5 = 1/3.
+    y, s = [1, 1, 0, 1, 0, 1, 0, 0, 0], [7, 6, 6, 5, 5, 4, 3, 2, 1]
+    assert m.equal_error_rate(y, s) == pytest.approx(1 / 3)
+    # On a point: 1 of 3 rejected and 1 of 3 accepted. And on a rise of the hits alone, at accepts 1/4.
+    assert m.equal_error_rate([1, 1, 0, 1, 0, 0], [6, 5, 4, 3, 2, 1]) == pytest.approx(1 / 3)
+    assert m.equal_error_rate([0, 1, 1, 0, 0, 0], [6, 5, 4, 3, 2, 1]) == 0.25
+
+
+@settings(deadline=None)
+@given(scored_rows)
+def test_equal_error_rate_is_the_first_crossing_over_thresholds(rows: tuple[Ints, Ints, Ints]) -> None:
+    y, s, w = rows
+    expected = equal_error_over_thresholds(y, s, w)
+    assert m.equal_error_rate(y, s, w) == pytest.approx(expected, nan_ok=True)
+    assert m.equal_error_rate(1 - y, -s, w) == pytest.approx(expected, nan_ok=True)
+
+
+def test_equal_error_rate_lies_on_sklearns_roc_curve(sk: Any) -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 500)
+    s, w = np.round(rng.normal(size=500) + y, 1), rng.random(500)
+    fpr, tpr, _ = sk.roc_curve(y, s, sample_weight=w, drop_intermediate=False)
+    error = m.equal_error_rate(y, s, w)
+    assert np.interp(error, fpr, tpr) == pytest.approx(1 - error)
+
+
+def test_detection_error_curve_agrees_with_sklearn(sk: Any) -> None:
+    y, p, _ = table(2, n=200, seed=1)
+    fpr, tpr, thresholds = sk.roc_curve(y, p[:, 1], drop_intermediate=False)
+    ours = m.detection_error_curve(y, p[:, 1])
+    np.testing.assert_allclose(ours.false_accepts, fpr)
+    np.testing.assert_allclose(ours.false_rejects, 1 - tpr, atol=1e-15)
+    np.testing.assert_array_equal(ours.thresholds, thresholds)
+
+
+def test_millions_of_trials_take_one_sort_not_a_loop() -> None:
+    rng = np.random.default_rng(4)
+    y = (rng.random(2_000_000) < 0.1).astype(np.int64)
+    s = rng.normal(size=len(y)) + 2 * y
+    started = time.perf_counter()
+    error = m.equal_error_rate(y, s)
+    assert time.perf_counter() - started < 2  # it takes a quarter of a second
+    # Two normals two deviations apart: the threshold halfway errs as often as a normal passes 1.
+    assert error == pytest.approx(math.erfc(1 / math.sqrt(2)) / 2, abs=3e-3)
 
 
 def test_sensitivity_at_specificity_is_a_step_not_a_line() -> None:
@@ -424,6 +494,7 @@ def test_what_rounding_carried_past_1_is_cut() -> None:
         (lambda: m.auroc([0, 1], [0.1, NAN]), "scores must not be NaN, but row 1 is"),
         (lambda: m.auroc([0, 1], [1, 2], [1, -2]), r"weights must be finite and >= 0, got -2.0 in row 1"),
         (lambda: m.auroc([0, 1], [1, 2], [[1, 2]]), r"weights must be \(2,\) .*, got \(1, 2\)"),
+        (lambda: m.equal_error_rate([0, 1], [NAN, 0]), "scores must not be NaN, but row 0 is"),
         (lambda: m.uar([0, 1], [0, 1, 1]), r"predictions must be \(2,\) as the labels are, got \(3,\)"),
         (lambda: m.uar([0, 3], [0, 1], n_classes=3), r"labels must be in 0..2, got 3 in row 1"),
         (lambda: m.sensitivity([0, 1], [0, 2]), r"predictions must be in 0..1, got 2 in row 1"),

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from vagitus.tensor_train import TTConv1d, TTConv2d, TTEmbedding, TTLinear
+from vagitus.tensor_train import TTConv1d, TTConv2d, TTEmbedding, TTLinear, TTMultiheadAttention
 from vagitus.tensor_train.layers import Compute
+from vagitus.tensor_train.shape import Layout
 
 COMPUTES: tuple[Compute, ...] = ("rebuild", "contract")
 
@@ -73,6 +74,22 @@ def test_linear_chooses_by_operations_and_rows() -> None:
     assert TTLinear(1024, 1024, compute="rebuild")._choose(one) == "rebuild"
 
 
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_linear_of_low_rank_equals_its_two_factors(compute: Compute) -> None:
+    u, v = torch.randn(20, 3), torch.randn(3, 12)
+    dense = nn.Linear(12, 20)
+    with torch.no_grad():
+        dense.weight.copy_(u @ v)
+    layer = TTLinear.from_dense(dense, rank=3, compute=compute, factoring="low_rank")
+    assert layer.counts.cores == 3 * (12 + 20)
+    assert_same_function(layer, dense, torch.randn(4, 12))
+
+
+def test_linear_of_low_rank_contracts_wherever_that_takes_fewer_operations() -> None:
+    layer = TTLinear(256, 256, rank=8, factoring="low_rank")  # 16 times fewer
+    assert layer._choose(torch.empty(4096, 256)) == "contract"
+
+
 def test_linear_takes_explicit_factors_and_shows_them() -> None:
     layer = TTLinear(28, 12, in_factors=(1, 2, 14), out_factors=(2, 2, 3), rank=2)
     assert layer.weight.shape.in_factors == (1, 2, 14)
@@ -108,6 +125,17 @@ def test_convolution_at_full_rank_equals_torch(
     torch.testing.assert_close(layer(x[0]), dense(x[0]), atol=1e-5, rtol=1e-5)  # without a batch
     assert type(layer.to_dense()) is kind
     assert_same_function(layer.to_dense(), dense, x)
+
+
+def test_convolution_and_embedding_of_low_rank_equal_torch_at_full_rank() -> None:
+    convolution = nn.Conv2d(6, 10, (3, 2), groups=2)
+    layer = TTConv2d.from_dense(convolution, factoring="low_rank")
+    assert layer.weight.shape.core_shapes == ((1, 1, 18, 10), (10, 10, 1, 1))
+    assert_same_function(layer, convolution, torch.randn(2, 6, 7, 8))
+    table = nn.Embedding(30, 8)
+    assert_same_function(
+        TTEmbedding.from_dense(table, factoring="low_rank"), table, torch.tensor([[4, 29], [0, 4]])
+    )
 
 
 def test_convolution_gradcheck() -> None:
@@ -168,6 +196,107 @@ def test_padding_index_gives_zeros_and_no_gradient() -> None:
 def test_embedding_starts_with_unit_variance() -> None:
     draws = torch.stack([TTEmbedding(64, 32).weight.dense().detach() for _ in range(300)])
     assert draws.square().mean().item() == pytest.approx(1, rel=0.15)
+
+
+# attention
+
+LAYOUTS: tuple[Layout, ...] = ("joint", "per_gate", "gate_first", "gate_last")
+
+
+def attention_pair(**options: Any) -> tuple[TTMultiheadAttention, nn.MultiheadAttention]:
+    """An attention layer at full rank and the dense one, which has biases that are not zero."""
+    layout = options.pop("layout", "joint")
+    dense = nn.MultiheadAttention(14, 2, **options)
+    for name, parameter in dense.named_parameters():
+        if "bias" in name:
+            nn.init.normal_(parameter)
+    return TTMultiheadAttention.from_dense(dense, layout=layout), dense
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_first": True, "bias": False},
+        {"add_bias_kv": True, "add_zero_attn": True, "batch_first": True},
+        *({"layout": layout} for layout in LAYOUTS[1:]),
+    ],
+    ids=str,
+)
+def test_attention_at_full_rank_equals_torch_gradients_too(options: dict[str, Any]) -> None:
+    layer, dense = attention_pair(**options)
+    query = torch.randn(3, 5, 14, requires_grad=True)
+    memory = torch.randn(3, 5, 14, requires_grad=True)
+    for inputs in ((query, query, query), (query, memory, memory), (query, memory, memory.flip(0))):
+        (y, weights), (expected, expected_weights) = layer(*inputs), dense(*inputs)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weights, expected_weights, atol=1e-5, rtol=1e-5)
+        grads, expected_grads = (
+            torch.autograd.grad(out.sin().sum(), [query, memory], allow_unused=True, retain_graph=True)
+            for out in (y, expected)
+        )
+        for own, torchs in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(own, torchs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.to_dense()(query, query, query)[0], dense(query, query, query)[0])
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("evaluation", [True, False])
+def test_attention_masks_mean_what_they_mean_in_torch(need_weights: bool, evaluation: bool) -> None:
+    layer, dense = attention_pair(batch_first=True)
+    layer.train(not evaluation)
+    dense.train(not evaluation)
+    x = torch.randn(3, 5, 14)
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
+    for masks in (
+        {"key_padding_mask": padding},
+        {"attn_mask": causal, "is_causal": True},
+        {"attn_mask": causal.isinf(), "key_padding_mask": padding, "average_attn_weights": False},
+    ):
+        (y, weights), (expected, expected_weights) = (
+            attend(x, x, x, need_weights=need_weights, **masks) for attend in (layer, dense)
+        )
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+        assert (weights is None) == (expected_weights is None) == (not need_weights)
+        if need_weights:
+            torch.testing.assert_close(weights, expected_weights, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_without_a_batch_equals_its_row_in_one() -> None:
+    layer, _ = attention_pair(batch_first=True)
+    x = torch.randn(3, 5, 14)
+    torch.testing.assert_close(layer(x[1], x[1], x[1])[0], layer(x, x, x)[0][1])
+
+
+def test_the_causal_hint_needs_the_mask_it_hints_at_as_in_torch() -> None:
+    layer, _ = attention_pair()
+    x = torch.randn(5, 3, 14)
+    with pytest.raises(RuntimeError, match="Need attn_mask"):
+        layer(x, x, x, is_causal=True)
+
+
+def test_attention_put_into_torchs_encoder_layer_runs_in_evaluation_as_in_training() -> None:
+    encoder: Any = nn.TransformerEncoderLayer(14, 2, 20, dropout=0.0, batch_first=True)
+    encoder.self_attn = TTMultiheadAttention.from_dense(encoder.self_attn)
+    x = torch.randn(3, 5, 14)
+    expected = encoder(x)
+    with torch.no_grad():  # torch's own fused kernel would run here
+        torch.testing.assert_close(encoder.eval()(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_counts_and_state_are_its_own(tmp_path: Path) -> None:
+    dense = nn.MultiheadAttention(14, 2, add_bias_kv=True)
+    layer = TTMultiheadAttention.from_dense(dense, tolerance=0.4)
+    assert layer.counts.total == sum(p.numel() for p in layer.parameters())
+    assert layer.counts.dense == sum(p.numel() for p in dense.parameters())
+    for matrix, weight in ((layer.in_proj, dense.in_proj_weight), (layer.out_proj, dense.out_proj.weight)):
+        assert (matrix.dense() - weight).norm() <= 0.4 * weight.norm()
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    again = TTMultiheadAttention(14, 2, add_bias_kv=True, rank=layer.ranks)
+    again.load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    x = torch.randn(5, 3, 14)
+    assert torch.equal(again(x, x, x)[0], layer(x, x, x)[0])
 
 
 # what else all of them must work with
@@ -290,6 +419,13 @@ def test_tolerance_bounds_the_error_of_every_kind() -> None:
         (lambda: TTEmbedding(30, 8)(torch.tensor([-1])), r"in \[0, 30\), got -1 to -1"),
         (lambda: TTEmbedding(30, 8)(torch.tensor([0.5])), "indices must be integers, got torch.float32"),
         (lambda: TTEmbedding.from_dense(nn.Embedding(30, 8, max_norm=1.0)), "got max_norm=1.0"),
+        (lambda: TTMultiheadAttention(14, 3), "got 3 heads and embed_dim 14"),
+        (lambda: TTMultiheadAttention(14, 2, rank={"in_proj": 2}), "for in_proj, out_proj, got in_proj"),
+        (lambda: TTMultiheadAttention(14, 2)(*torch.zeros(3, 5, 2, 13)), r"embed_dim 14, got \(5, 2, 13\)"),
+        (
+            lambda: TTMultiheadAttention.from_dense(nn.MultiheadAttention(14, 2, kdim=6)),
+            "of embed_dim 14, got kdim=6 and vdim=14",
+        ),
     ],
 )
 def test_bad_input_says_what_was_wrong(call: Callable[[], Any], message: str) -> None:

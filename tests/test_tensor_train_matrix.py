@@ -133,6 +133,15 @@ def test_least_flops_is_cheaper_than_balanced_and_caps_the_rank() -> None:
     assert cheap.matrix_rank_bound < 256 == balanced.matrix_rank_bound
 
 
+def test_low_rank_is_two_cores_whatever_n_cores_says() -> None:
+    shape = tt_shape(24, 35, n_cores=4, rank=5, factoring="low_rank")
+    assert shape.core_shapes == ((1, 1, 35, 5), (5, 24, 1, 1))
+    assert shape.n_parameters == 5 * (24 + 35) and shape.contraction_flops == 2 * 5 * (24 + 35)
+    assert shape.matrix_rank_bound == 5
+    clamped = tt_shape(24, 35, rank=99, factoring="low_rank")
+    assert clamped.ranks == clamped.max_ranks == (24,) and clamped.notes == ("rank 99 clamped to (24,)",)
+
+
 @pytest.mark.parametrize(
     "outs, ins, ranks",
     [
@@ -163,6 +172,11 @@ def test_kernel_shape_puts_kernel_positions_last() -> None:
     assert kernel_shape(12, 8, 1) == tt_shape(12, 8)
 
 
+def test_a_kernel_of_low_rank_is_the_matrix_of_outputs_by_inputs_and_positions() -> None:
+    shape = kernel_shape(12, 8, 9, rank=3, factoring="low_rank")
+    assert shape.core_shapes == ((1, 1, 72, 3), (3, 12, 1, 1))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -176,7 +190,7 @@ def test_kernel_shape_puts_kernel_positions_last() -> None:
         ({"n_out": 24, "n_in": 30, "rank": (99, 2)}, r"\(99, 2\) are above the possible maximum"),
         ({"n_out": 0, "n_in": 30}, r"got \(0, 30\)"),
         ({"n_out": 24, "n_in": 30, "n_cores": 0}, "n_cores must be 1 or more, got 0"),
-        ({"n_out": 24, "n_in": 30, "factoring": "best"}, "one of balanced, thesis, least_flops, got 'best'"),
+        ({"n_out": 24, "n_in": 30, "factoring": "best"}, "thesis, least_flops, low_rank, got 'best'"),
     ],
 )
 def test_bad_shapes_say_what_was_wrong(arguments: dict[str, object], message: str) -> None:
@@ -206,6 +220,7 @@ SHAPES = [
     ((1, 4, 3, 7), (7, 5, 2, 1)),
     ((1, 2, 3, 2), (2, 3, 2, 4), (4, 2, 5, 3), (3, 2, 2, 1)),
     ((1, 6, 5, 1),),
+    ((1, 1, 5, 3), (3, 7, 1, 1)),  # low rank: one product
 ]
 
 
@@ -225,7 +240,7 @@ def test_contract_equals_the_rebuilt_product(
     torch.testing.assert_close(contract(cores, x), rebuild(cores) @ x)
 
 
-@pytest.mark.parametrize("sizes", SHAPES[:3:2])
+@pytest.mark.parametrize("sizes", [SHAPES[0], SHAPES[2], SHAPES[5]])
 def test_gradients_of_rebuild_and_contract(sizes: tuple[tuple[int, int, int, int], ...]) -> None:
     cores = [core.requires_grad_() for core in random_cores(*sizes)]
     n_in = math.prod(size[2] for size in sizes)
@@ -317,6 +332,18 @@ def test_tt_svd_rank_one_of_a_kronecker_product() -> None:
     assert cores[0].dtype == torch.float32
 
 
+def test_tt_svd_of_low_rank_is_the_truncated_svd() -> None:
+    w = torch.randn(11, 17, dtype=torch.float64)
+    u, s, vt = np.linalg.svd(w.numpy())
+    matrix = TTMatrix(tt_shape(11, 17, factoring="low_rank")).double()
+    for rank in (1, 3, 11):
+        matrix.set_dense(w, rank=rank)
+        np.testing.assert_allclose(
+            matrix.dense().detach().numpy(), u[:, :rank] * s[:rank] @ vt[:rank], atol=1e-12
+        )
+        assert matrix.ranks == (rank,) and matrix.counts.cores == rank * (11 + 17)
+
+
 def test_tt_svd_of_zeros_is_zeros_of_rank_one() -> None:
     cores = tt_svd(torch.zeros(6, 6), out_factors=(2, 3), in_factors=(3, 2))
     assert shape_of(cores).ranks == (1,) and not rebuild(cores).any()
@@ -387,7 +414,7 @@ def test_effective_rank_closed_forms() -> None:
 # layouts of gates
 
 
-@pytest.mark.parametrize("factoring", ["balanced", "thesis"])
+@pytest.mark.parametrize("factoring", ["balanced", "thesis", "low_rank"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n_out, n_in", [(6, 8), (7, 11)])  # primes: padding inside every gate
 def test_every_layout_holds_any_weight_and_contracts_to_its_product(
@@ -434,6 +461,18 @@ def test_set_dense_with_a_tolerance_keeps_the_bound_in_every_gate() -> None:
     for own, gate in zip(matrix.dense().split(8), w.split(8), strict=True):  # type: ignore[no-untyped-call]
         assert (own - gate).norm() <= 0.2 * gate.norm()
     assert matrix.ranks == matrix.shape.ranks and len({tuple(c.shape) for c in matrix.cores[::2]}) == 1
+
+
+def test_resize_makes_room_for_the_cores_of_other_ranks() -> None:
+    source = TTMatrix(gated_shape(6, 8, 3, layout="per_gate", rank=(2, 5)), n_gates=3, layout="per_gate")
+    matrix = TTMatrix(gated_shape(6, 8, 3, layout="per_gate", rank=1), n_gates=3, layout="per_gate")
+    matrix.resize((2, 5))
+    matrix.load_state_dict(source.state_dict())
+    assert matrix.shape == source.shape and torch.equal(matrix.dense(), source.dense())
+    with pytest.raises(ValueError, match=r"\(3, 5\) are above the possible maximum \(2, 6\)"):
+        matrix.resize((3, 5))
+    with pytest.raises(ValueError, match=r"2 ranks between them, got \(4,\)"):
+        matrix.resize((4,))
 
 
 def test_reset_parameters_draws_from_the_generator() -> None:

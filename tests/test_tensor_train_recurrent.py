@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 from vagitus.tensor_train import TTGRU, TTLSTM, TTLinear, recurrent, sequence
 from vagitus.tensor_train.recurrent import Compute
-from vagitus.tensor_train.shape import Layout
+from vagitus.tensor_train.shape import Layout, Ranks
 
 LAYOUTS: tuple[Layout, ...] = ("joint", "per_gate", "gate_first", "gate_last")
 COMPUTES: tuple[Compute, ...] = ("rebuild", "contract")
@@ -251,6 +251,31 @@ def test_contracting_equals_rebuilding_whatever_the_chunks(
         results.append([y.data, *as_tuple(s), *torch.autograd.grad(scalar(y.data, s), leaves)])
     for rebuilt, contracted in zip(*results, strict=True):
         torch.testing.assert_close(contracted, rebuilt)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cell", sorted(KINDS))
+def test_low_rank_contracts_to_what_it_rebuilds_and_to_torch_at_full_rank(cell: str, layout: Layout) -> None:
+    kind, dense_kind = KINDS[cell]
+    dense = dense_kind(70, 12).double()  # 70 inputs: W_ih is contracted too
+    x = torch.randn(5, 3, 70, dtype=torch.float64)
+    full = kind.from_dense(dense, layout=layout, compute="contract", factoring="low_rank")
+    torch.testing.assert_close(full(x)[0], dense(x)[0])
+    low = kind.from_dense(dense, rank=2, layout=layout, factoring="low_rank")
+    results = []
+    for low.compute in COMPUTES:
+        y, s = low(x)
+        results.append([y, *as_tuple(s), *torch.autograd.grad(scalar(y, s), list(low.parameters()))])
+    for rebuilt, contracted in zip(*results, strict=True):
+        torch.testing.assert_close(contracted, rebuilt)
+
+
+def test_from_dense_takes_a_rank_for_every_matrix() -> None:
+    ranks: dict[str, Ranks] = {"weight_ih_l0": (3, 2), "weight_hh_l0": 5}
+    layer = TTLSTM.from_dense(nn.LSTM(16, 32), rank=ranks)
+    assert layer.ranks == {"weight_ih_l0": (3, 2), "weight_hh_l0": (5, 5)}
+    with pytest.raises(ValueError, match="for weight_ih_l0, weight_hh_l0, got weight_hh_l0"):
+        TTLSTM.from_dense(nn.LSTM(16, 32), rank={"weight_hh_l0": 5})
 
 
 @pytest.mark.parametrize("lengths", [None, (7, 7, 5, 5, 2)], ids=["whole", "packed"])

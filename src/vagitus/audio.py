@@ -425,8 +425,8 @@ class _Libsndfile:
             subtype=subtype,
         )
         if self.info.codec in ("vorbis", "mp3"):
-            # libsndfile seeks beside the sample in Vorbis (its issue 885) and loses an MP3's bit reservoir,
-            # and soundfile seeks after every read of a file that says it is seekable.
+            # libsndfile seeks beside the sample in Vorbis (github.com/libsndfile/libsndfile/issues/885) and loses
+            # an MP3's bit reservoir, and soundfile seeks after every read of a file that says it is seekable.
             self._file.seekable = lambda: False
         lossy = container.name in ("ogg", "mp3")
         self.tolerance_samples = round(LOSSY_TOLERANCE_S * self._file.samplerate) if lossy else 0

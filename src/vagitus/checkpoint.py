@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vagitus.features import FeatureConfig
 from vagitus.files import write_atomic
 from vagitus.models import build_model
+from vagitus.tensor_train.compress import Plan, pack, retensorize, unpack
 
 FORMAT = 1
 RESEARCH_ONLY = "Research use only, not a diagnosis."
@@ -35,6 +36,8 @@ class ModelCard:
         positive: the class a binary score is the probability of; "" when there are more classes.
         threshold: binary decision threshold on the calibrated score; None for more classes.
         calibration: what ``vagitus.calibration`` wrote, {} for none.
+        compression: how the weights are stored: ``plan`` (the tensor trains, or None), ``bits``, ``sparse``;
+            {} for plain ones.
         provenance: command, seed, data, versions, metrics: free of local paths.
     """
 
@@ -46,6 +49,7 @@ class ModelCard:
     positive: str = ""
     threshold: float | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
+    compression: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +68,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
         OSError: the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if card.compression:
+        tensors = pack(tensors, bits=card.compression["bits"], sparse=card.compression["sparse"])
     write_tensors(path, tensors, card.to_json())
 
 
@@ -88,6 +94,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     fields["class_names"] = tuple(fields["class_names"])
     card = ModelCard(**fields)
     model = build_model(card.model, **card.options)
+    if card.compression:
+        tensors = unpack(tensors)
+        if card.compression["plan"]:
+            model = retensorize(model, Plan.from_json(card.compression["plan"]))
     missing, extra = model.load_state_dict(tensors, strict=False)
     if missing or extra:
         raise ValueError(f"{path}: tensors do not fit {card.model}: missing {missing}, unexpected {extra}")

@@ -345,6 +345,74 @@ def train(
 
 
 @app.command(epilog=RESEARCH_ONLY)
+def compress(
+    model: Annotated[Path, typer.Argument(show_default=False, help="model.safetensors of train or study.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="MANIFEST", show_default=False, help="The recordings it was trained on."),
+    ] = None,
+    corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
+    task: Task = "",
+    root: Root = None,
+    out: Annotated[Path, typer.Option("--out", help="Model file to write.")] = Path("small.safetensors"),
+    method: Annotated[
+        str, typer.Option("--method", help="tt, low_rank, prune, or none (fewer bits alone).")
+    ] = "tt",
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--ratio", help="Times fewer parameters; ranks by measured loss. Default 10.", show_default=False
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Of every matrix, instead of a ratio.", show_default=False)
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", help="Relative error of every matrix, instead.", show_default=False),
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", help="Of a stored weight: 8, 16 or 32.")] = 32,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Of fine-tuning.")] = 5,
+    cache: Cache = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a trained model smaller: tensor trains, low rank, pruning, fewer bits; fine-tuned if given recordings."""
+    from vagitus.compression import CompressConfig
+    from vagitus.config import checked
+    from vagitus.study import compress_model
+
+    given = {"ratio": ratio, "rank": rank, "tolerance": tolerance}
+    options = {name: value for name, value in given.items() if value is not None}
+    config = checked(CompressConfig, {"method": method, "bits": bits, "epochs": epochs, **options}, "options")
+    manifest = _open(_one_of(data, corpus), task, root)[0] if data or corpus else None
+    with _progress(as_json) as announce:
+        found = compress_model(
+            model,
+            out,
+            config,
+            manifest,
+            cache=cache or default_cache(),
+            n_workers=workers or None,
+            announce=announce,
+        )
+    if as_json:
+        print(json.dumps({"model": str(out), **found}))
+        return
+    rows = [
+        [
+            name,
+            f"{size['n_parameters']:,}",
+            f"{size['n_bytes'] / 1000:,.1f} kB",
+            "" if size["dev_auroc"] is None else f"{size['dev_auroc']:.3f}",
+        ]
+        for name, size in ((str(model), found["before"]), (str(out), found["after"]))
+    ]
+    _print_table(["model", "parameters", "weights", "AUROC on dev part"], rows)
+    print(RESEARCH_ONLY)
+
+
+@app.command(epilog=RESEARCH_ONLY)
 def evaluate(
     model: Annotated[Path, typer.Argument(show_default=False, help="model.safetensors of a study.")],
     data: Annotated[

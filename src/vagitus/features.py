@@ -336,11 +336,12 @@ def featurise_stream(blocks: Iterable[NDArray[Any]], config: FeatureConfig) -> F
     """
     with _borrowed_workspace(config) as workspace:
         features = np.concatenate(list(_blocks_of_rows(blocks, workspace)), axis=1)
-    _normalise(features, config)
+    normalise(features, config)
     return features
 
 
-def _normalise(features: Float32, config: FeatureConfig) -> None:
+def normalise(features: Float32, config: FeatureConfig) -> None:
+    """The last step of the definition, in place, on (n_rows, n_frames) of a whole recording."""
     if config.normalisation == "none":
         return
     means = features.mean(axis=1, keepdims=True, dtype=np.float64)

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import numpy as np
 
 import vagitus
-from vagitus.arms import ARMS
-from vagitus.arms.contract import Budget
+from vagitus.arms import find_arm
+from vagitus.arms.contract import Arm, Blend, Budget
 from vagitus.arms.network import score_network, train_on_best_input
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
@@ -70,7 +70,7 @@ def run_jobs(
         else:
             waiting.append(job)
     # Networks take longest: started first, they do not leave one processor idle at the end.
-    waiting.sort(key=lambda job: ARMS[job.arm].front_end != "study" and job.arm != "svm")
+    waiting.sort(key=lambda job: _arm(job).front_end != "study" and job.arm != "svm")
     context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
@@ -97,7 +97,7 @@ def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
     Args:
         digests: content hash of each feature table.
     """
-    arm, manifest = ARMS[job.arm], dataset.manifest
+    arm, manifest = _arm(job), dataset.manifest
     facts: list[Any] = [vagitus.__version__, job.arm, job.ships, job.budget.model_dump(), dataset.class_names]
     facts += [part.tolist() for part in (job.fold.train, job.fold.dev, job.fold.test)]
     facts += [dataset.labels.tolist(), dataset.groups.tolist()]
@@ -147,7 +147,7 @@ def _run_job(job: Job, path: Path) -> None:
         if job.ships:
             result = _fit_final(_dataset, job, state)
         else:
-            result = ARMS[job.arm].fit(_dataset, job.fold, job.budget, state)._asdict()
+            result = _arm(job).fit(_dataset, job.fold, job.budget, state)._asdict()
     arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
     tensors |= result.pop("weights", {})
@@ -167,6 +167,13 @@ def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
         "table": table,
         "weights": {f"weights.{name}": tensor for name, tensor in model.state_dict().items()},
     }
+
+
+def _arm(job: Job) -> Arm:
+    arm = find_arm(job.arm)
+    if isinstance(arm, Blend):
+        raise ValueError(f"{job.arm} is made of other arms' scores and has no job")
+    return arm
 
 
 def _read(path: Path) -> dict[str, Any]:

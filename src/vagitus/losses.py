@@ -1,13 +1,15 @@
 """Losses as plain functions: tensors in, scalar out, no state, no knowledge of models.
 
 Conventions
-    logits   (batch, n_classes), before softmax
-    y        (batch,) int64 class indices
-    Every function returns a 0-d tensor averaged over the batch.
+    logits      (batch, n_classes), before softmax
+    y           (batch,) int64 class indices
+    embeddings  (n_speakers, n_utterances, dim), as many utterances of each speaker
+    Every function returns a 0-d float32 tensor averaged over the batch.
 """
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,6 +27,77 @@ def multiclass_hinge(logits: Tensor, y: Tensor) -> Tensor:
     Source: Crammer & Singer's margin summed over classes; arXiv:1906.10199 uses PyTorch's form.
     """
     return F.multi_margin_loss(logits.float(), y)
+
+
+def ge2e(embeddings: Tensor, scale: Tensor | float, bias: Tensor | float) -> Tensor:
+    """Generalised end-to-end loss for verification, in its softmax form.
+
+    Every utterance should lie nearer to its own speaker's centroid than to any other's:
+
+        S_jik = scale cos(e_ji, c_k) + bias,  c_k = 1/M sum_m e_km;  for its own speaker, k = j, the
+                centroid leaves the utterance out: c_j^(-i) = 1/(M-1) sum_{m != i} e_jm
+        L     = mean_ji (log sum_k exp S_jik - S_jij)
+
+    Identical embeddings give log n_speakers. A bias that all similarities share cancels in a softmax and gets
+    no gradient; it is the paper's, whose contrast form needs it. Computed in float32 whatever the
+    embeddings' precision. We average where the paper sums, so that the batch's size does not act as a
+    learning rate.
+
+    Args:
+        embeddings: (n_speakers, n_utterances, dim), both at least 2. The paper gives them length 1, which
+            weighs utterances equally in a centroid; the cosine here needs no length.
+        scale: of the similarities, > 0, learned in the paper from 10.
+        bias: of the similarities, learned in the paper from -5.
+
+    Raises:
+        ValueError: ``embeddings`` is not 3-D, or has fewer than 2 speakers or 2 utterances of each.
+
+    Source: Wan et al. 2018, arXiv:1710.10467, equations 5, 6, 8 and 9.
+    """
+    if embeddings.ndim != 3 or min(embeddings.shape[:2]) < 2:
+        raise ValueError(
+            "embeddings must be (n_speakers, n_utterances, dim) with 2 speakers and 2 utterances of each at "
+            f"least, got {tuple(embeddings.shape)}"
+        )
+    # A product of cosines in half precision under autocast would be off in its third digit.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        e = embeddings.float()
+        n_speakers, n_utterances, _ = e.shape
+        sums = e.sum(dim=1)
+        # Their directions are those of the means, and only directions count.
+        centroids = F.normalize(sums, dim=-1)  # (n_speakers, dim)
+        without = F.normalize(sums.unsqueeze(1) - e, dim=-1)  # (n_speakers, n_utterances, dim)
+        e = F.normalize(e, dim=-1)
+        own = (e * without).sum(dim=-1, keepdim=True)  # (n_speakers, n_utterances, 1)
+        is_own = torch.eye(n_speakers, dtype=torch.bool, device=e.device).unsqueeze(1)
+        cosine = torch.where(is_own, own, e @ centroids.T)  # (n_speakers, n_utterances, n_speakers)
+        speaker = torch.arange(n_speakers, device=e.device).repeat_interleave(n_utterances)
+        return F.cross_entropy((scale * cosine + bias).flatten(0, 1), speaker)
+
+
+def distillation(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """How far a network is from another that it should imitate, in what both say at a temperature.
+
+        L = T^2 mean_i sum_k p_ik (log p_ik - log q_ik),  p = softmax(target / T), q = softmax(logits / T)
+
+    The factor keeps the gradient's size when T changes. Computed in float32. ``target`` gets no gradient.
+
+    Args:
+        logits, target: (batch, n_classes).
+        temperature: T > 0; above 1 the small probabilities count for more.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not above 0.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature!r}")
+    log_q = F.log_softmax(logits.float() / temperature, dim=1)
+    log_p = F.log_softmax(target.detach().float() / temperature, dim=1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * temperature**2
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

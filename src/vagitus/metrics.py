@@ -50,6 +50,14 @@ class RocCurve(NamedTuple):
     thresholds: FloatArray  # (n_points,) positive if score >= threshold; the first is inf
 
 
+class DetectionErrorCurve(NamedTuple):
+    """Operating points in order of falling threshold; the first accepts nothing, the last everything."""
+
+    false_accepts: FloatArray  # (n_points,) share of negatives called positive, rising from 0 to 1
+    false_rejects: FloatArray  # (n_points,) share of positives called negative, falling from 1 to 0
+    thresholds: FloatArray  # (n_points,) positive if score >= threshold; the first is inf
+
+
 class PrecisionRecallCurve(NamedTuple):
     """Operating points in order of falling threshold; each calls at least one recording positive."""
 
@@ -198,6 +206,60 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = 
         tpr=_ratio(np.append(0.0, true), true[-1:].sum()),
         thresholds=np.append(np.inf, thresholds),
     )
+
+
+def detection_error_curve(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None
+) -> DetectionErrorCurve:
+    """The two errors of verification at every distinct score: ``roc_curve`` with misses in place of hits.
+
+    A rate whose class is absent is NaN.
+
+    Args:
+        labels: (n,) 1 for a trial of one and the same subject, 0 for one of two.
+        scores: (n,) higher is more alike.
+        weights: (n,) >= 0. Scores that only rows of weight 0 have are no points.
+
+    Raises:
+        ValueError: bad input, see the module.
+
+    Source: Martin et al. 1997, Eurospeech, who plot it on normal deviates.
+    """
+    true, false, thresholds = _points(labels, scores, weights)
+    n_positive = true[-1:].sum()
+    return DetectionErrorCurve(
+        false_accepts=_ratio(np.append(0.0, false), false[-1:].sum()),
+        false_rejects=_ratio(n_positive - np.append(0.0, true), n_positive),
+        thresholds=np.append(np.inf, thresholds),
+    )
+
+
+def equal_error_rate(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The error at which as many negatives are accepted as positives are rejected.
+
+        k    the first point of ``detection_error_curve``, by falling threshold, with R_k <= A_k
+        EER  A_{k-1} + t (A_k - A_{k-1}),  t = D_{k-1} / (D_{k-1} - D_k),  D = R - A
+
+    with A the false accepts and R the false rejects. That is where the line of equal errors crosses the curve
+    drawn straight between its points, one point per distinct score: equal scores are accepted together, and
+    a tie between the classes costs each half. The curve is not made convex first (the "ROCCH" EER, which
+    is never higher). It is 0 where a threshold parts the classes, .5 for scores that are all equal. NaN unless
+    both classes are present.
+
+    In O(n log n), from one sort: ten million trials take about a second on one core.
+
+    Args:
+        labels: (n,) 1 for a trial of one and the same subject, 0 for one of two.
+        scores: (n,) higher is more alike.
+        weights: (n,) >= 0.
+
+    Raises:
+        ValueError: bad input, see the module.
+
+    Source: Brümmer & de Villiers 2013, arXiv:1304.2865, on the definitions in use.
+    """
+    y, s, w = _scored(labels, scores, weights)
+    return float(_equal_error_rate(y, s, w)[0])
 
 
 def precision_recall_curve(
@@ -535,6 +597,29 @@ def _sensitivity_at_specificity(y: IntArray, s: FloatArray, w: FloatArray, wante
     return np.where(n_negative[:, 0] > 0, _ratio(best, n_positive), np.nan)
 
 
+def _equal_error_rate(y: IntArray, s: FloatArray, w: FloatArray) -> FloatArray:
+    true, false, _ = _cumulative(y, s, w)
+    n_positive, n_negative = true[:, -1:], false[:, -1:]
+    # They cross where 1 - true / n_positive <= false / n_negative; without divisions, and little fresh memory.
+    accepted = true * n_negative
+    accepted += false * n_positive
+    at = np.argmax(accepted >= n_positive * n_negative, axis=1)[:, None]
+    before = np.maximum(at - 1, 0)
+    # Before the first score nothing is accepted and everything is rejected.
+    is_first = at == 0
+    accepts = _ratio(np.take_along_axis(false, at, 1), n_negative)
+    accepts_before = np.where(is_first, 0.0, _ratio(np.take_along_axis(false, before, 1), n_negative))
+    rejects = _ratio(n_positive - np.take_along_axis(true, at, 1), n_positive)
+    rejects_before = np.where(
+        is_first, 1.0, _ratio(n_positive - np.take_along_axis(true, before, 1), n_positive)
+    )
+    gap_before = rejects_before - accepts_before
+    fall = gap_before - (rejects - accepts)
+    # Weights that differ by more than floating point holds can make two points one.
+    share = np.divide(gap_before, fall, out=np.zeros_like(fall), where=fall != 0)
+    return np.asarray((accepts_before + share * (accepts - accepts_before))[:, 0], dtype=np.float64)
+
+
 def _accuracy(confusion: FloatArray) -> FloatArray:
     return _ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2)))
 
@@ -594,13 +679,19 @@ def _ece(y: IntArray, p: FloatArray, w: FloatArray, n_bins: int, bins: str) -> F
 
 def _cumulative(y: IntArray, s: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """True and false positives, (b, n_distinct), at the distinct scores from the highest, (n_distinct,)."""
-    order = np.argsort(-s, kind="stable")
+    # A run of equal scores is summed whole, so its inner order is free; a stable sort takes three times as long.
+    order = np.argsort(-s)
     falling = s[order]
     run_ends = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(s) - 1)
-    sorted_w = w[:, order]
-    true = np.cumsum(sorted_w * y[order], axis=1)[:, run_ends]
-    false = np.cumsum(sorted_w * (1 - y[order]), axis=1)[:, run_ends]
-    return true, false, falling[run_ends]
+    # In place, and no copy where no scores are equal: fresh memory costs more than what is done with it.
+    false = w[:, order]
+    true = false * y[order]
+    false -= true
+    np.cumsum(true, axis=1, out=true)
+    np.cumsum(false, axis=1, out=false)
+    if len(run_ends) == len(s):
+        return true, false, falling
+    return true[:, run_ends], false[:, run_ends], falling[run_ends]
 
 
 def _points(

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS
-from vagitus.arms.contract import Budget
+from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, find_arm
+from vagitus.arms.contract import Arm, Blend, Budget
 from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
@@ -44,7 +44,7 @@ class StudyConfig(BaseModel):
         data: a manifest, or the name of a corpus with ``task``.
         root: data root of a corpus, or the folder a manifest's paths start from; "" for the default.
         positive: the positive class of a binary label; "" to go by the corpus or the names.
-        arms: names in ARMS and BLENDS; a blend needs the arms it is made of.
+        arms: names that ``find_arm`` knows; a blend needs the arms it is made of.
         front_end: a preset of PRESETS; "" for the corpus's own.
         normalisation: of the networks' input, per recording; of several, each network arm takes the one
             that does best on its dev parts. "mean" removes the channel (cepstral mean subtraction),
@@ -84,16 +84,12 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_names(self) -> "StudyConfig":
-        unknown = [name for name in self.arms if name not in (*ARMS, *BLENDS)]
-        if unknown or not self.arms:
-            raise ValueError(
-                f"no arm {', '.join(unknown) or 'named'}; choose from {', '.join((*ARMS, *BLENDS))}"
-            )
+        if not self.arms:
+            raise ValueError(f"no arm named; choose from {', '.join((*ARMS, *BLENDS))}")
         for name in self.arms:
-            if name in BLENDS and not set(BLENDS[name].of) <= set(self.arms):
-                raise ValueError(
-                    f"{name} is made of {' and '.join(BLENDS[name].of)}; name them too, or leave it out"
-                )
+            arm = find_arm(name)
+            if isinstance(arm, Blend) and not set(arm.of) <= set(self.arms):
+                raise ValueError(f"{name} is made of {' and '.join(arm.of)}; name them too, or leave it out")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("an arm is named twice")
         if self.front_end and self.front_end not in PRESETS:
@@ -138,28 +134,18 @@ def make_plan(
     class_names = order_classes(labelled, positive)
     validate_for_study(labelled, config.n_folds if config.split == "subjects" else 2)
     make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
-    announce(f"auditing {len(labelled)} recordings")
-    found = audit(labelled, n_workers=n_workers)
-    n_bad = int((~found.usable).sum())
-    if n_bad > config.max_bad * len(labelled):
-        raise ValueError(
-            f"{manifest.source}: {n_bad} of {len(labelled)} recordings cannot be used, more than max_bad = "
-            f"{config.max_bad:.0%}; `vagitus audit` names each and why"
-        )
-    usable = labelled.select(found.usable)
+    found, usable, groups = audited(labelled, config.max_bad, n_workers, announce)
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
     if not positive and len(class_names) == 2:
         notes = (*notes, f"the positive class is taken to be {class_names[-1]!r}; --positive changes it")
     labels = usable.encode_labels(class_names)
-    here = set(usable.subject.tolist())
-    tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
     if config.split == "column":
         _refuse_shared_recordings(labelled, found)
-    groups = merge_subjects(usable.subject, tied)
     repeats = make_folds(config, usable, labels, groups)
-    for fold in (fold for folds in repeats for fold in folds):
-        known = np.concatenate([fold.train, fold.dev])
-        most_folds(labels[known], groups[known], config.budget.n_inner_folds)
+    for repeat, folds in enumerate(repeats):
+        for fold in folds:  # that each can be divided again is known before the features are computed
+            known = np.concatenate([fold.train, fold.dev])
+            most_folds(labels[known], groups[known], config.budget.n_inner_folds, seed=config.seed + repeat)
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
     chosen = front_ends(preset, config.arms, config.normalisation)
@@ -173,6 +159,28 @@ def make_plan(
         tables=tables,
     )
     return Plan(dataset, found, repeats, notes)
+
+
+def audited(
+    labelled: Manifest, max_bad: float, n_workers: int, announce: Announce
+) -> tuple[Audit, Manifest, NDArray[np.str_]]:
+    """The audit, the recordings that can be used, and their groups: subjects, merged where duplicates tie them.
+
+    Raises:
+        ValueError: more than ``max_bad`` of the recordings cannot be used.
+    """
+    announce(f"auditing {len(labelled)} recordings")
+    found = audit(labelled, n_workers=n_workers)
+    n_bad = int((~found.usable).sum())
+    if n_bad > max_bad * len(labelled):
+        raise ValueError(
+            f"{labelled.source}: {n_bad} of {len(labelled)} recordings cannot be used, more than max_bad = "
+            f"{max_bad:.0%}; `vagitus audit` names each and why"
+        )
+    usable = labelled.select(found.usable)
+    here = set(usable.subject.tolist())
+    tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
+    return found, usable, merge_subjects(usable.subject, tied)
 
 
 def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
@@ -208,7 +216,7 @@ def front_ends(
     classical arms standardise by themselves, and take the level of a band as evidence.
     """
     first, *others = normalisations
-    wanted = {ARMS[arm].front_end for arm in arms if arm in ARMS}
+    wanted = {arm.front_end for arm in map(find_arm, arms) if isinstance(arm, Arm)}
     networks = {"study": study.vary(normalisation=first)}
     networks |= {f"study {name}": study.vary(normalisation=name) for name in others}
     every = {

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus import calibration
-from vagitus.arms import ARMS, BLENDS
+from vagitus.arms import find_arm
+from vagitus.arms.contract import Arm
 from vagitus.dataset import Dataset
 from vagitus.jobs import Job
 from vagitus.metrics import METRICS, statistic, summarise
@@ -85,9 +86,10 @@ def _scores(
     arm: str, fold: Fold, plan: Plan, done: dict[str, dict[str, Any]], config: StudyConfig
 ) -> dict[str, Any]:
     """What a job left; of a blend, what its parts left, calibrated each by itself and then averaged."""
-    if arm in ARMS:
+    row = find_arm(arm)
+    if isinstance(row, Arm):
         return done[Job(arm, fold, config.budget).name]
-    parts = [done[Job(part, fold, config.budget).name] for part in BLENDS[arm].of]
+    parts = [done[Job(part, fold, config.budget).name] for part in row.of]
     dev_index = parts[0]["dev_index"]
     for part in parts[1:]:
         dev_index = np.intersect1d(dev_index, part["dev_index"])
@@ -102,7 +104,7 @@ def _scores(
         "dev_index": dev_index,
         "dev_logits": np.mean(dev_logits, axis=0),
         "test_logits": np.mean(test_logits, axis=0),
-        "chosen": {"of": " and ".join(BLENDS[arm].of)},
+        "chosen": {"of": " and ".join(row.of)},
         "n_parameters": sum(part["n_parameters"] for part in parts),
         "history": [],
         "seconds": 0.0,
@@ -168,7 +170,7 @@ def summary_lines(
             {
                 "kind": "summary",
                 "arm": arm,
-                "title": (ARMS.get(arm) or BLENDS[arm]).title,
+                "title": find_arm(arm).title,
                 "headline": "mean over sites" if config.split == "sites" else "pooled",
                 "n_recordings": len(tested),
                 "n_subjects": len(np.unique(groups)),

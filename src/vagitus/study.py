@@ -13,16 +13,19 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import vagitus
-from vagitus.arms import ARMS
-from vagitus.arms.network import score_network, train_on_best_input
+from vagitus.arms import find_arm
+from vagitus.arms.contract import Arm, Budget
+from vagitus.arms.network import compress_trained, dev_score, score_network, train_on_best_input
 from vagitus.calibration import Calibrator
-from vagitus.checkpoint import ModelCard, save_model
+from vagitus.checkpoint import ModelCard, load_model, save_model
+from vagitus.compression import CompressConfig, compress_network
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
 from vagitus.features import FeatureCache
@@ -30,9 +33,10 @@ from vagitus.files import content_hash, locked, write_atomic
 from vagitus.jobs import Job, final_job, run_jobs
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
-from vagitus.plan import Announce, Plan, StudyConfig, make_plan
+from vagitus.plan import FULL, Announce, Plan, StudyConfig, audited, feature_tables, make_plan
 from vagitus.processes import n_processors
 from vagitus.results import comparison_lines, decide_folds, finite, predictions_csv, settle, summary_lines
+from vagitus.tensor_train.compress import count_parameters, pack, packed_bytes
 from vagitus.training import Record
 
 RESULTS_FORMAT = 1
@@ -90,7 +94,7 @@ def run_study(
         jobs = [
             Job(arm, fold, config.budget.model_copy(update={"seed": config.seed + repeat}))
             for arm in config.arms
-            if arm in ARMS
+            if isinstance(find_arm(arm), Arm)
             for repeat, folds in enumerate(plan.repeats)
             for fold in folds
         ]
@@ -166,6 +170,108 @@ def train_model(
     save_model(path, model, card)
     shutil.rmtree(work)
     return card
+
+
+def compress_model(
+    source: Path,
+    path: Path,
+    config: CompressConfig,
+    manifest: Manifest | None = None,
+    *,
+    budget: Budget = FULL,
+    cache: Path | None = None,
+    n_workers: int | None = None,
+    announce: Announce = lambda line: None,
+) -> dict[str, Any]:
+    """Make a trained model smaller and write it to ``path``.
+
+    With recordings (those it was trained on) ranks are chosen and the smaller model fine-tuned against the
+    original; the same subjects as in its training are kept aside to pick ranks and epoch, and to fit
+    calibration and threshold anew. Without, calibration and threshold stay as they were.
+
+    Args:
+        source: a model file that is not compressed yet.
+        manifest: labelled recordings; their labels must be the model's classes.
+        budget: of the fine-tuning.
+        cache: folder of the feature cache; needed with a manifest.
+
+    Returns:
+        ``before`` and ``after``: parameters, bytes of the weights, AUROC on the dev part (None without one).
+
+    Raises:
+        FileNotFoundError, ValueError: not a model, or already compressed; recordings that do not fit it; see
+            ``compress_network``.
+    """
+    model, card = load_model(source)
+    if card.compression:
+        raise ValueError(f"{source}: is compressed already; compress the model that it was made from")
+    before = {"n_parameters": count_parameters(model), "n_bytes": packed_bytes(pack(model.state_dict()))}
+    changes: dict[str, Any] = {}
+    if manifest is None:
+        small = compress_network(model, config, dev_score=None)
+        aurocs: tuple[float | None, float | None] = (None, None)
+    else:
+        seed = int(card.provenance.get("seed", 0))
+        budget = budget.model_copy(
+            update={"seed": seed, "train": budget.train.model_copy(update={"window_s": card.window_s})}
+        )
+        work = path.with_name(f"{path.stem}-work")
+        dataset = _dataset_of(manifest, card, work, cache or work / "cache", n_workers, announce)
+        fold = final_job(dataset, budget).fold
+        announce("compressing")
+        small = compress_trained(
+            model, config, dataset, fold, budget, work / "fine-tuning.state", table="study"
+        )
+        rank_dev = dev_score(dataset, fold, budget, "study")
+        aurocs = rank_dev(model), rank_dev(small.model)
+        logits = score_network(small.model, dataset, fold.dev, budget)
+        calibrator, threshold = settle(dataset, fold.dev, logits, StudyConfig(data=card.provenance["data"]))
+        changes = {"calibration": calibrator.to_dict(), "threshold": threshold}
+        shutil.rmtree(work)
+    provenance = card.provenance | {
+        "compressed_from": content_hash(source),
+        "compression": config.model_dump(mode="json"),
+        "chosen": finite(small.chosen),
+    }
+    for stale in ("cross_validated", "members_cross_validated"):  # measured on the original
+        provenance.pop(stale, None)
+    save_model(path, small.model, replace(card, compression=small.storage, provenance=provenance, **changes))
+    return {
+        "before": before | {"dev_auroc": aurocs[0]},
+        "after": {
+            "n_parameters": small.n_parameters,
+            "n_bytes": small.n_bytes,
+            "dev_auroc": aurocs[1],
+        },
+        "chosen": small.chosen,
+    }
+
+
+def _dataset_of(
+    manifest: Manifest,
+    card: ModelCard,
+    work: Path,
+    cache: Path,
+    n_workers: int | None,
+    announce: Announce,
+) -> Dataset:
+    """Labelled recordings as a model's own front end hears them."""
+    labelled = manifest.labelled()
+    if len(labelled) == 0:
+        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    labelled.encode_labels(card.class_names)  # a label it does not know is said before the work
+    workers = n_workers or n_processors()
+    _, usable, groups = audited(labelled, StudyConfig(data=manifest.source).max_bad, workers, announce)
+    announce(f"computing features of {len(usable)} recordings")
+    tables = feature_tables(usable, {"study": card.features}, FeatureCache(cache), work, workers)
+    return Dataset(
+        manifest=usable,
+        labels=usable.encode_labels(card.class_names),
+        class_names=card.class_names,
+        groups=groups,
+        duration_s=np.diff(tables["study"].offsets) / card.features.frames_per_s,
+        tables=tables,
+    )
 
 
 def make_card(

@@ -1,11 +1,17 @@
-"""The arms of a study by name. Add a function with the contract in ``contract.py`` and a row."""
+"""The arms of a study by name. Add a function with the contract in ``contract.py`` and a row.
 
+A network arm NAME is also there as NAME+compressed: trained alike, then made smaller by ``Budget.compress``.
+"""
+
+import difflib
 from functools import partial
 
 from vagitus.arms.classical import logmel_ridge, svm
 from vagitus.arms.contract import Arm, Blend
 from vagitus.arms.network import network
 from vagitus.arms.no_audio import lookup, prevalence
+
+COMPRESSED = "+compressed"
 
 ARMS: dict[str, Arm] = {
     "prevalence": Arm("class frequencies, no audio", "", prevalence),
@@ -29,3 +35,24 @@ BLENDS: dict[str, Blend] = {
     # A network without the level of the recording, and a ridge that has it.
     "blend": Blend("ridge and res8, mean of their log-probabilities", ("logmel+ridge", "scratch")),
 }
+
+
+def find_arm(name: str) -> Arm | Blend:
+    """The row of an arm, or of a blend; of NAME+compressed, NAME's with its networks compressed.
+
+    Raises:
+        ValueError: there is no such arm (the message names the nearest), or one without a network to compress.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    if name in BLENDS:
+        return BLENDS[name]
+    base = ARMS.get(name.removesuffix(COMPRESSED))
+    known = ", ".join((*ARMS, *BLENDS))
+    if base is None:
+        nearest = difflib.get_close_matches(name, (*ARMS, *BLENDS), n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"no arm {name!r}; choose from {known}, a network's also with {COMPRESSED}{hint}")
+    if base.front_end != "study":
+        raise ValueError(f"{name}: only a network can be compressed, and {base.title} is none")
+    return Arm(f"{base.title}, then compressed", base.front_end, partial(base.fit, compressed=True))

@@ -8,15 +8,13 @@ study sets calibration and threshold on those, so that every arm is treated alik
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.dataset import Dataset
-from vagitus.splits import Fold
+from vagitus.compression import CompressConfig
 from vagitus.training import Record, TrainConfig
 
 
@@ -31,6 +29,7 @@ class Budget(BaseModel):
             calibration and threshold steadier.
         grid: "full" or "small" search over an arm's options.
         train: of the networks.
+        compress: how the networks of an arm NAME+compressed are made smaller.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +39,7 @@ class Budget(BaseModel):
     n_members: int = Field(5, ge=1)
     grid: str = Field("full", pattern="^(full|small)$")
     train: TrainConfig = TrainConfig()
+    compress: CompressConfig = CompressConfig()
 
     @model_validator(mode="after")
     def _a_dev_part_for_each_member(self) -> "Budget":
@@ -80,7 +80,7 @@ class Arm(NamedTuple):
 
     title: str
     front_end: str
-    fit: Callable[[Dataset, Fold, Budget, Path | None], Scores]
+    fit: Callable[..., Scores]
 
 
 class Blend(NamedTuple):

@@ -12,10 +12,12 @@ from torch import nn
 from vagitus.arms.classical import inner_folds
 from vagitus.arms.contract import Budget, Scores
 from vagitus.calibration import softmax
+from vagitus.compression import CompressConfig, Compressed, compress_network
 from vagitus.dataset import Dataset
 from vagitus.metrics import macro_auroc
 from vagitus.models import build_model
 from vagitus.splits import Fold
+from vagitus.tensor_train.compress import count_parameters
 from vagitus.training import CropBatches, Record, Supervised, fit, score_recordings
 
 MEMBER_SEEDS = 1000  # seeds of one study's members do not meet those of the next seed's
@@ -32,58 +34,79 @@ class Trained(NamedTuple):
 class _Members(NamedTuple):
     """The networks of one fold and input: their scores, averaged over members for the test recordings."""
 
-    table: str
     dev_index: list[NDArray[np.int64]]
     dev_logits: list[NDArray[np.float64]]
     test_logits: NDArray[np.float64]
     history: list[Record]
     n_parameters: int
-    dev_auroc: float
+    chosen: dict[str, float | str]
 
 
 def network(
-    dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None, *, model_name: str
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    *,
+    model_name: str,
+    compressed: bool = False,
 ) -> Scores:
-    """A network of MODELS trained from random weights.
+    """A network of MODELS trained from random weights, and compressed if so asked.
 
     Each member's epoch is chosen on its dev part; of several inputs, the one whose members rank
     their dev parts best on average.
     """
-    tried = [_members(dataset, fold, budget, state_path, model_name, table) for table in dataset.inputs]
-    best = max(tried, key=lambda members: members.dev_auroc)
+    tried = [
+        _members(dataset, fold, budget, state_path, model_name, table, compressed) for table in dataset.inputs
+    ]
+    best = max(tried, key=lambda members: float(members.chosen["dev_auroc"]))
     return Scores(
         dev_index=np.concatenate(best.dev_index),
         dev_logits=np.concatenate(best.dev_logits),
         test_logits=best.test_logits,
-        chosen={
-            "members": len(best.dev_index),
-            "normalisation": dataset.tables[best.table].config.normalisation,
-            "dev_auroc": best.dev_auroc,
-        },
+        chosen=best.chosen,
         history=best.history,
         n_parameters=best.n_parameters,
     )
 
 
 def _members(
-    dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None, model_name: str, table: str
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    model_name: str,
+    table: str,
+    compressed: bool,
 ) -> _Members:
     dev_index, dev_logits, test_logits, dev_auroc = [], [], [], []
     history: list[Record] = []
+    sizes: list[int] = []
     for member, part in enumerate(member_folds(dataset, fold, budget)):
         own = budget.model_copy(update={"seed": budget.seed * MEMBER_SEEDS + member})
         state = state_path and state_path.with_name(f"{state_path.name}{member} {table}")
         model, records = train_network(dataset, part, own, state, model_name=model_name, table=table)
+        n_parameters = count_parameters(model)
+        if compressed:
+            small = compress_trained(model, budget.compress, dataset, part, own, state, table)
+            model, n_parameters = small.model, small.n_parameters
+            sizes.append(small.n_bytes)
+            tuning = [record | {"epoch": record["epoch"] + len(records)} for record in small.history]
+            records = [*records, *tuning]
         dev_index.append(part.dev)
         dev_logits.append(score_network(model, dataset, part.dev, budget, table))
         test_logits.append(score_network(model, dataset, fold.test, budget, table))
         dev_auroc.append(macro_auroc(dataset.labels[part.dev], softmax(dev_logits[-1])))
         history += [record | {"member": member} for record in records]
-    n_parameters = sum(p.numel() for p in model.parameters())
     mean_auroc = float(np.mean(dev_auroc))  # over members: each ranks its own dev part
-    return _Members(
-        table, dev_index, dev_logits, np.mean(test_logits, axis=0), history, n_parameters, mean_auroc
-    )
+    chosen: dict[str, float | str] = {
+        "members": len(dev_index),
+        "normalisation": dataset.tables[table].config.normalisation,
+        "dev_auroc": mean_auroc,
+    }
+    if sizes:
+        chosen["mean_bytes"] = float(np.mean(sizes))
+    return _Members(dev_index, dev_logits, np.mean(test_logits, axis=0), history, n_parameters, chosen)
 
 
 def member_folds(dataset: Dataset, fold: Fold, budget: Budget) -> list[Fold]:
@@ -151,13 +174,7 @@ def train_network(
         torch.manual_seed(budget.seed)
         model = build_model(model_name, n_mels=features.config.n_rows, n_classes=dataset.n_classes)
     _refuse_short_window(model, model_name, window_frames, features.config.frames_per_s)
-    batches = CropBatches(
-        features.take(fold.train),
-        dataset.labels[fold.train],
-        window_frames=window_frames,
-        config=budget.train,
-        seed=budget.seed,
-    )
+    batches = _crops(dataset, fold, budget, table)
     history = fit(
         model,
         Supervised(budget.train.loss),
@@ -170,6 +187,39 @@ def train_network(
         on_epoch=on_epoch,
     )
     return model, history
+
+
+def compress_trained(
+    model: nn.Module,
+    config: CompressConfig,
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    table: str,
+) -> Compressed:
+    """``compress_network`` with the recordings, the dev part and the options that the model was trained with."""
+    batches = _crops(dataset, fold, budget, table)
+    return compress_network(
+        model,
+        config,
+        dev_score=dev_score(dataset, fold, budget, table),
+        batches=batches,
+        steps_per_epoch=len(batches),
+        train=budget.train,
+        seed=budget.seed,
+        state_path=state_path and state_path.with_name(f"{state_path.name} compressed"),
+    )
+
+
+def _crops(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> CropBatches:
+    return CropBatches(
+        dataset.tables[table].take(fold.train),
+        dataset.labels[fold.train],
+        window_frames=window_length(dataset, budget),
+        config=budget.train,
+        seed=budget.seed,
+    )
 
 
 def dev_score(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> Callable[[nn.Module], float]:

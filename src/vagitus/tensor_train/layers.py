@@ -1,16 +1,18 @@
-"""Linear, convolution and embedding layers whose weights are TT-matrices, with torch's semantics.
+"""Linear, convolution, embedding and attention layers whose weights are TT-matrices, with torch's semantics.
 
 Every layer has ``from_dense`` (TT-SVD of a trained torch layer; neither rank nor tolerance: the same function
-at full rank), ``to_dense`` (the torch layer it stands for), ``counts`` and ``ranks``. Weights start with
-Glorot's variance and biases at zero; an embedding's entries start with variance 1, as torch's.
+at full rank), ``like`` (the same sizes and options at rank 1, freshly drawn), ``to_dense`` (the torch layer it
+stands for), ``counts`` and ``ranks``. Weights start with Glorot's variance and biases at zero; an embedding's
+entries start with variance 1, as torch's.
 
 A linear layer either rebuilds W once a call or contracts the input with the cores, see ``TTLinear``. A
-convolution rebuilds its kernel: that costs as much as a few output positions, and then torch's own kernel
-runs. An embedding multiplies the slices of the cores that a row needs and never builds its table.
+convolution rebuilds its kernel and attention its projections: that costs as much as a few output positions,
+and then torch's own kernel runs. An embedding multiplies the slices of the cores that a row needs and never
+builds its table.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, get_args
 
 import torch
@@ -18,7 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vagitus.tensor_train.matrix import Counts, TTMatrix
-from vagitus.tensor_train.shape import Factoring, Ranks, check_choice, kernel_shape, tt_shape
+from vagitus.tensor_train.shape import (
+    Factoring,
+    Layout,
+    Ranks,
+    by_matrix,
+    check_choice,
+    gated_shape,
+    kernel_shape,
+    tt_shape,
+)
 
 Compute = Literal["auto", "rebuild", "contract"]
 
@@ -113,6 +124,24 @@ class TTLinear(nn.Module):
         Raises:
             ValueError: rank or tolerance out of range, see ``tt_svd``.
         """
+        layer = cls.like(dense, n_cores=n_cores, compute=compute, factoring=factoring)
+        _set_dense(layer.weight, layer.bias, dense.weight, dense.bias, rank, tolerance)
+        return layer
+
+    @classmethod
+    def like(
+        cls,
+        dense: nn.Linear,
+        *,
+        n_cores: int = 3,
+        compute: Compute = "auto",
+        factoring: Factoring = "balanced",
+    ) -> Self:
+        """A fresh layer of rank 1 with the dense one's sizes, options, dtype and device.
+
+        Raises:
+            ValueError: as ``tt_shape``.
+        """
         layer = cls(
             dense.in_features,
             dense.out_features,
@@ -121,9 +150,8 @@ class TTLinear(nn.Module):
             rank=1,
             compute=compute,
             factoring=factoring,
-        ).to(dense.weight)
-        _set_dense(layer.weight, layer.bias, dense.weight, dense.bias, rank, tolerance)
-        return layer.train(dense.training)
+        )
+        return layer.to(dense.weight).train(dense.training)
 
     @torch.no_grad()
     def to_dense(self) -> nn.Linear:
@@ -254,6 +282,19 @@ class _TTConv(nn.Module):
         tolerance: float | None,
         factoring: Factoring,
     ) -> Self:
+        layer = cls.like(dense, n_cores=n_cores, factoring=factoring)
+        _set_dense(layer.weight, layer.bias, dense.weight.flatten(1), dense.bias, rank, tolerance)
+        return layer
+
+    @classmethod
+    def like(
+        cls, dense: nn.Conv1d | nn.Conv2d, *, n_cores: int = 3, factoring: Factoring = "balanced"
+    ) -> Self:
+        """A fresh layer of rank 1 with the dense one's sizes, options, dtype and device.
+
+        Raises:
+            ValueError: as ``kernel_shape``.
+        """
         layer = cls(
             dense.in_channels,
             dense.out_channels,
@@ -267,9 +308,8 @@ class _TTConv(nn.Module):
             n_cores=n_cores,
             rank=1,
             factoring=factoring,
-        ).to(dense.weight)
-        _set_dense(layer.weight, layer.bias, dense.weight.flatten(1), dense.bias, rank, tolerance)
-        return layer.train(dense.training)
+        )
+        return layer.to(dense.weight).train(dense.training)
 
     @torch.no_grad()
     def _fill_dense(self, kind: type[nn.Conv1d] | type[nn.Conv2d]) -> nn.Module:
@@ -438,6 +478,17 @@ class TTEmbedding(nn.Module):
         Raises:
             ValueError: rank or tolerance out of range, see ``tt_svd``; the table renormalises its rows.
         """
+        layer = cls.like(dense, n_cores=n_cores, factoring=factoring)
+        layer.weight.set_dense(dense.weight, rank=rank, tolerance=tolerance)
+        return layer
+
+    @classmethod
+    def like(cls, dense: nn.Embedding, *, n_cores: int = 3, factoring: Factoring = "balanced") -> Self:
+        """A fresh table of rank 1 with the dense one's sizes, padding index, dtype and device.
+
+        Raises:
+            ValueError: as ``tt_shape``; the table renormalises its rows.
+        """
         if dense.max_norm is not None:
             raise ValueError(
                 f"a table that renormalises its rows has no TT form, got max_norm={dense.max_norm}"
@@ -449,9 +500,8 @@ class TTEmbedding(nn.Module):
             n_cores=n_cores,
             rank=1,
             factoring=factoring,
-        ).to(dense.weight)
-        layer.weight.set_dense(dense.weight, rank=rank, tolerance=tolerance)
-        return layer.train(dense.training)
+        )
+        return layer.to(dense.weight).train(dense.training)
 
     @torch.no_grad()
     def to_dense(self) -> nn.Embedding:
@@ -465,6 +515,224 @@ class TTEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {_counted(self.counts)}"
+
+
+class TTMultiheadAttention(nn.Module):
+    """``torch.nn.MultiheadAttention`` with TT-matrices for its projections; keys and values of embed_dim.
+
+    The three blocks of ``in_proj`` (query, key, value) share cores as the gates of a recurrent layer do, see
+    ``TTMatrix``. Both projections are rebuilt once a call, and torch's own attention runs.
+
+    Args:
+        embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, batch_first: as
+            ``torch.nn.MultiheadAttention``.
+        n_cores: cores of a TT-matrix, a gate core not counted.
+        rank: one number for all bonds, or the ranks of every bond, or those of ``in_proj`` and ``out_proj``.
+        layout: how query, key and value share cores.
+        factoring: how sizes are factored, see ``tt_shape``.
+
+    Raises:
+        ValueError: as ``tt_shape``; heads that do not divide embed_dim; in ``forward``, a query, key or value
+            that does not end in embed_dim.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        batch_first: bool = False,
+        *,
+        n_cores: int = 3,
+        rank: Ranks | Mapping[str, Ranks] = 4,
+        layout: Layout = "joint",
+        factoring: Factoring = "balanced",
+    ):
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(
+                f"num_heads must divide embed_dim, got {num_heads} heads and embed_dim {embed_dim}"
+            )
+        ranks = by_matrix(rank, ("in_proj", "out_proj"))
+        self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, float(dropout)
+        self.add_zero_attn, self.batch_first = add_zero_attn, batch_first
+        self.layout: Layout = layout
+        # Asked by torch's encoder layer, which would read packed dense weights here if it were True.
+        self._qkv_same_embed_dim = False
+        in_shape = gated_shape(
+            embed_dim,
+            embed_dim,
+            3,
+            layout=layout,
+            n_cores=n_cores,
+            rank=ranks["in_proj"],
+            factoring=factoring,
+        )
+        out_shape = tt_shape(
+            embed_dim, embed_dim, n_cores=n_cores, rank=ranks["out_proj"], factoring=factoring
+        )
+        self.in_proj = TTMatrix(in_shape, n_gates=3, layout=layout)
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim)) if bias else None
+        self.out_proj = TTMatrix(out_shape)
+        self.out_proj_bias = nn.Parameter(torch.zeros(embed_dim)) if bias else None
+        self.bias_k = nn.Parameter(torch.empty(1, 1, embed_dim)) if add_bias_kv else None
+        self.bias_v = nn.Parameter(torch.empty(1, 1, embed_dim)) if add_bias_kv else None
+        for bias_kv in (self.bias_k, self.bias_v):
+            if bias_kv is not None:
+                nn.init.xavier_normal_(bias_kv)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output and attention weights (None unless ``need_weights``); shapes and masks as torch's."""
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim:
+                raise ValueError(
+                    f"TTMultiheadAttention({self.embed_dim}, {self.num_heads}): {name} must have 3 axes (2 "
+                    f"without a batch) and end in embed_dim {self.embed_dim}, got {tuple(x.shape)}"
+                )
+        transposed = self.batch_first and query.ndim == 3
+        if transposed:
+            # What is one tensor stays one: torch projects it in one product.
+            key_is_query, value_is_key = key is query, value is key
+            query = query.transpose(0, 1)
+            key = query if key_is_query else key.transpose(0, 1)
+            value = key if value_is_key else value.transpose(0, 1)
+        y, weights = F.multi_head_attention_forward(
+            query,
+            key,
+            value,
+            self.embed_dim,
+            self.num_heads,
+            self.in_proj.dense(),
+            self.in_proj_bias,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            self.dropout,
+            self.out_proj.dense(),
+            self.out_proj_bias,
+            training=self.training,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+        return y.transpose(0, 1) if transposed else y, weights
+
+    @property
+    def ranks(self) -> dict[str, tuple[int, ...]]:
+        """Inner ranks by matrix, as the constructor takes them."""
+        return {"in_proj": self.in_proj.ranks, "out_proj": self.out_proj.ranks}
+
+    @property
+    def counts(self) -> Counts:
+        """Parameters in the cores and the biases, and of the dense layer."""
+        cores = self.in_proj.counts.cores + self.out_proj.counts.cores
+        dense = self.in_proj.counts.dense + self.out_proj.counts.dense
+        n_bias = sum(bias.numel() for bias in self._biases() if bias is not None)
+        return Counts(cores, n_bias, cores + n_bias, dense + n_bias)
+
+    @classmethod
+    def from_dense(
+        cls,
+        dense: nn.MultiheadAttention,
+        *,
+        n_cores: int = 3,
+        rank: Ranks | Mapping[str, Ranks] | None = None,
+        tolerance: float | None = None,
+        layout: Layout = "joint",
+        factoring: Factoring = "balanced",
+    ) -> Self:
+        """TT-SVD of a trained layer.
+
+        Raises:
+            ValueError: keys or values of another size; rank or tolerance out of range, see ``tt_svd``.
+        """
+        layer = cls.like(dense, n_cores=n_cores, layout=layout, factoring=factoring)
+        ranks = by_matrix(rank, layer.ranks)
+        layer.in_proj.set_dense(dense.in_proj_weight, rank=ranks["in_proj"], tolerance=tolerance)
+        layer.out_proj.set_dense(dense.out_proj.weight, rank=ranks["out_proj"], tolerance=tolerance)
+        for own, torchs in zip(layer._biases(), _attention_biases(dense), strict=True):
+            if own is not None and torchs is not None:
+                with torch.no_grad():
+                    own.copy_(torchs)
+        return layer
+
+    @classmethod
+    def like(
+        cls,
+        dense: nn.MultiheadAttention,
+        *,
+        n_cores: int = 3,
+        layout: Layout = "joint",
+        factoring: Factoring = "balanced",
+    ) -> Self:
+        """A fresh layer of rank 1 with the dense one's sizes, options, dtype and device.
+
+        Raises:
+            ValueError: as ``tt_shape``; keys or values of another size.
+        """
+        if (dense.kdim, dense.vdim) != (dense.embed_dim, dense.embed_dim):
+            raise ValueError(
+                f"keys and values must be of embed_dim {dense.embed_dim}, got kdim={dense.kdim} and "
+                f"vdim={dense.vdim}; such a layer stays dense"
+            )
+        layer = cls(
+            dense.embed_dim,
+            dense.num_heads,
+            dense.dropout,
+            dense.in_proj_bias is not None,
+            dense.bias_k is not None,
+            dense.add_zero_attn,
+            dense.batch_first,
+            n_cores=n_cores,
+            rank=1,
+            layout=layout,
+            factoring=factoring,
+        )
+        return layer.to(dense.out_proj.weight).train(dense.training)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.MultiheadAttention:
+        """The same function as a ``torch.nn.MultiheadAttention``."""
+        dense = nn.MultiheadAttention(
+            self.embed_dim,
+            self.num_heads,
+            self.dropout,
+            self.in_proj_bias is not None,
+            self.bias_k is not None,
+            self.add_zero_attn,
+            batch_first=self.batch_first,
+        ).to(self.in_proj.cores[0])
+        dense.in_proj_weight.copy_(self.in_proj.dense())
+        dense.out_proj.weight.copy_(self.out_proj.dense())
+        for own, torchs in zip(self._biases(), _attention_biases(dense), strict=True):
+            if own is not None and torchs is not None:
+                torchs.copy_(own)
+        return dense.train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.embed_dim}, {self.num_heads}, {_counted(self.counts)}"
+
+    def _biases(self) -> tuple[Tensor | None, ...]:
+        return self.in_proj_bias, self.out_proj_bias, self.bias_k, self.bias_v
+
+
+def _attention_biases(dense: nn.MultiheadAttention) -> tuple[Tensor | None, ...]:
+    return dense.in_proj_bias, dense.out_proj.bias, dense.bias_k, dense.bias_v
 
 
 def _counts(weight: TTMatrix, bias: Tensor | None) -> Counts:

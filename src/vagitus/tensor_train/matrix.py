@@ -63,6 +63,7 @@ def rebuild(cores: Sequence[Tensor]) -> Tensor:
     The cores left and right of a bond are merged into L (m_L, n_L, r) and R (r, m_R, n_R), and these into W as
     a batch of products over (m_L, m_R) of L[m_L] (n_L, r) with R[m_R] (r, n_R), which lands in row-major order
     without a transposed copy. The bond is the one that repeats the fewest numbers, r (n_L + n_R) a row of W.
+    Two cores of a ``low_rank`` shape are one product, Rᵀ Lᵀ = U V.
     """
     merged = _merge(cores)
     return merged.reshape(merged.shape[1], merged.shape[2])
@@ -300,6 +301,20 @@ class TTMatrix(nn.Module):
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     @torch.no_grad()
+    def resize(self, ranks: Ranks) -> None:
+        """Replace the cores by freshly drawn ones of other ranks; factors stay as they are.
+
+        Raises:
+            ValueError: not one rank a bond, a rank below 1 or above what the bond can use.
+        """
+        own = rank_at_bonds(ranks, self.shape.n_cores)
+        if any(rank > most for rank, most in zip(own, self.shape.max_ranks, strict=True)):
+            raise ValueError(f"ranks {own} are above the possible maximum {self.shape.max_ranks}")
+        self.shape = replace(self.shape, ranks=own, notes=_without_clamping(self.shape.notes))
+        self._take([torch.empty(core) for _ in range(self.n_blocks) for core in self.shape.core_shapes])
+        self.reset_parameters()
+
+    @torch.no_grad()
     def set_dense(self, weight: Tensor, *, rank: Ranks | None = None, tolerance: float | None = None) -> None:
         """Replace the cores, and their ranks, by the TT-SVD of a dense weight; factors stay as they are.
 
@@ -324,12 +339,7 @@ class TTMatrix(nn.Module):
                 _widened(tt_svd(m, out_factors=outs, in_factors=ins, rank=ranks), ranks) for m in matrices
             ]
         self.shape = replace(self.shape, ranks=ranks, notes=_without_clamping(self.shape.notes))
-        like = self.cores[0]
-        self.cores = nn.ParameterList(
-            nn.Parameter(core.to(like), requires_grad=like.requires_grad)
-            for block in blocks
-            for core in block
-        )
+        self._take([core for block in blocks for core in block])
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -355,6 +365,12 @@ class TTMatrix(nn.Module):
     def extra_repr(self) -> str:
         gates = f"{self.n_gates} gates {self.layout}, " if self.n_gates > 1 else ""
         return f"{gates}{self.shape}, {self.counts.total} parameters (dense {self.counts.dense})"
+
+    def _take(self, cores: Sequence[Tensor]) -> None:
+        """Other cores in place of these, as these are: dtype, device, frozen or not, training or not."""
+        like = self.cores[0]
+        parameters = [nn.Parameter(core.to(like), requires_grad=like.requires_grad) for core in cores]
+        self.cores = nn.ParameterList(parameters).train(self.training)
 
     def _block_matrices(self, weight: Tensor) -> list[Tensor]:
         """The matrix that each TT stands for; padding between the gates is put in where there is any."""
@@ -392,7 +408,9 @@ def _merge(cores: Sequence[Tensor]) -> Tensor:
     left, right = _merge(cores[:split]), _merge(cores[split:])
     rank_0, m_left, n_left, rank = left.shape
     _, m_right, n_right, rank_d = right.shape
-    if n_left * rank * n_right * rank_d < SMALL_PRODUCT:
+    if rank_0 * m_left == n_right * rank_d == 1:
+        product = right.reshape(rank, m_right).T @ left.reshape(n_left, rank).T
+    elif n_left * rank * n_right * rank_d < SMALL_PRODUCT:
         one = left.reshape(-1, rank) @ right.reshape(rank, -1)
         product = one.view(rank_0, m_left, n_left, m_right, n_right * rank_d).transpose(2, 3)
     else:  # (r_0, m_L, 1, n_L, r) @ (1, m_R, r, n_R r_d) -> (r_0, m_L, m_R, n_L, n_R r_d)

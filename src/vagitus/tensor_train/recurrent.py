@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from vagitus.tensor_train.matrix import Counts, TTMatrix
 from vagitus.tensor_train.sequence import Recurrence, run
-from vagitus.tensor_train.shape import Factoring, Layout, Ranks, check_choice, gated_shape
+from vagitus.tensor_train.shape import Factoring, Layout, Ranks, by_matrix, check_choice, gated_shape
 
 Compute = Literal["auto", "rebuild", "contract"]
 
@@ -108,8 +108,7 @@ class _TTRecurrent(nn.Module):
         self.layout: Layout = layout
         self.compute: Compute = compute
         names = [name for layer in self._suffixes() for name in (f"weight_ih_{layer}", f"weight_hh_{layer}")]
-        if isinstance(rank, Mapping) and set(rank) != set(names):
-            raise ValueError(f"ranks must be given for {', '.join(names)}, got {', '.join(rank) or 'none'}")
+        ranks = by_matrix(rank, names)
         n_directions = 2 if bidirectional else 1
         for index, suffix in enumerate(self._suffixes()):
             n_in = input_size if index < n_directions else n_directions * hidden_size
@@ -120,7 +119,7 @@ class _TTRecurrent(nn.Module):
                     self.n_gates,
                     layout=layout,
                     n_cores=n_cores,
-                    rank=rank[name] if isinstance(rank, Mapping) else rank,
+                    rank=ranks[name],
                     factoring=factoring,
                 )
                 self.add_module(name, TTMatrix(shape, n_gates=self.n_gates, layout=layout))
@@ -425,12 +424,44 @@ class _TTRecurrent(nn.Module):
         cls,
         dense: nn.LSTM | nn.GRU,
         n_cores: int,
-        rank: int | None,
+        rank: Ranks | Mapping[str, Ranks] | None,
         tolerance: float | None,
         layout: Layout,
         compute: Compute,
         factoring: Factoring,
     ) -> Self:
+        layer = cls.like(dense, n_cores=n_cores, layout=layout, compute=compute, factoring=factoring)
+        ranks = by_matrix(rank, layer.matrices())
+        for name, matrix in layer.matrices().items():
+            matrix.set_dense(getattr(dense, name), rank=ranks[name], tolerance=tolerance)
+        for suffix in layer._suffixes():
+            bias = layer._bias(suffix)
+            if bias is not None:
+                b_ih, b_hh = getattr(dense, f"bias_ih_{suffix}"), getattr(dense, f"bias_hh_{suffix}")
+                n = dense.hidden_size
+                both = b_ih + b_hh
+                merged = (
+                    both if cls.cell == "lstm" else torch.cat([both[: 2 * n], b_ih[2 * n :], b_hh[2 * n :]])
+                )
+                with torch.no_grad():
+                    bias.copy_(merged)
+        return layer
+
+    @classmethod
+    def like(
+        cls,
+        dense: nn.LSTM | nn.GRU,
+        *,
+        n_cores: int = 3,
+        layout: Layout = "joint",
+        compute: Compute = "auto",
+        factoring: Factoring = "balanced",
+    ) -> Self:
+        """A fresh layer of rank 1 with the dense one's sizes, options, dtype and device.
+
+        Raises:
+            ValueError: the layer has projections; as the constructor.
+        """
         if dense.proj_size:
             raise ValueError(f"projections have no TT form here, got proj_size={dense.proj_size}")
         layer = cls(
@@ -446,21 +477,8 @@ class _TTRecurrent(nn.Module):
             layout=layout,
             compute=compute,
             factoring=factoring,
-        ).to(dense.get_parameter("weight_hh_l0"))
-        for name, matrix in layer.matrices().items():
-            matrix.set_dense(getattr(dense, name), rank=rank, tolerance=tolerance)
-        for suffix in layer._suffixes():
-            bias = layer._bias(suffix)
-            if bias is not None:
-                b_ih, b_hh = getattr(dense, f"bias_ih_{suffix}"), getattr(dense, f"bias_hh_{suffix}")
-                n = dense.hidden_size
-                both = b_ih + b_hh
-                merged = (
-                    both if cls.cell == "lstm" else torch.cat([both[: 2 * n], b_ih[2 * n :], b_hh[2 * n :]])
-                )
-                with torch.no_grad():
-                    bias.copy_(merged)
-        return layer.train(dense.training)
+        )
+        return layer.to(dense.get_parameter("weight_hh_l0")).train(dense.training)
 
     def _to_dense(self, kind: type[nn.LSTM] | type[nn.GRU]) -> nn.LSTM | nn.GRU:
         dense = kind(
@@ -515,7 +533,7 @@ class TTLSTM(_TTRecurrent):
         dense: nn.LSTM,
         *,
         n_cores: int = 3,
-        rank: int | None = None,
+        rank: Ranks | Mapping[str, Ranks] | None = None,
         tolerance: float | None = None,
         layout: Layout = "joint",
         compute: Compute = "auto",
@@ -551,7 +569,7 @@ class TTGRU(_TTRecurrent):
         dense: nn.GRU,
         *,
         n_cores: int = 3,
-        rank: int | None = None,
+        rank: Ranks | Mapping[str, Ranks] | None = None,
         tolerance: float | None = None,
         layout: Layout = "joint",
         compute: Compute = "auto",

@@ -11,18 +11,22 @@ By default input factors descend and output factors ascend. A contraction goes f
 holds m_1…m_k · r_k · n_{k+1}…n_d numbers a column after core k: taking the largest input factor first and
 giving the smallest output factor first keeps that running tensor, hence the work, small.
 
+A matrix of low rank, W = U V with U (n_out, r) and V (r, n_in), is the TT-matrix of two cores whose first
+holds all of the input and whose second all of the output: G_1 = Vᵀ as (1, 1, n_in, r), G_2 = Uᵀ as
+(r, n_out, 1, 1). In this order a contraction is V x, then U (V x): 2 r (n_in + n_out) operations.
+
 Sources: Novikov et al. 2015, arXiv:1509.06569 (TT-matrix layers); Onu et al. 2020, arXiv:2010.04196 (the
 gates of a recurrent layer in one TT).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-Factoring = Literal["balanced", "thesis", "least_flops"]
+Factoring = Literal["balanced", "thesis", "least_flops", "low_rank"]
 Layout = Literal["joint", "per_gate", "gate_first", "gate_last"]
 Ranks = int | Sequence[int]
 
@@ -186,14 +190,14 @@ def tt_shape(
 
     Args:
         n_out, n_in: the size of W.
-        n_cores: d; taken from the factors where they are given.
+        n_cores: d; taken from the factors where they are given, and 2 for ``low_rank`` whatever it says.
         rank: one number for every bond, clamped to what a bond can use and noted in ``TTShape.notes``; or
             d - 1 numbers, refused where one is above it.
         factoring: ``balanced`` (``balanced_factors``, input descending, output ascending, padded where
             awkward); ``thesis`` (both ascending, never padded, ranks taken as they are even beyond what a
             bond can use: the shapes whose parameters the thesis counts); ``least_flops`` (the factors
             above 1 that make ``contraction_flops`` least, which can cap the rank of W: see
-            ``matrix_rank_bound``).
+            ``matrix_rank_bound``); ``low_rank`` (two cores, W = U V; the TT-SVD is the truncated SVD).
         out_factors, in_factors: taken as they stand, ones included; they must multiply out exactly.
 
     Raises:
@@ -207,7 +211,11 @@ def tt_shape(
     n_cores = n_cores if given is None else len(given)
     if n_cores < 1:
         raise ValueError(f"n_cores must be 1 or more, got {n_cores}")
-    if factoring == "least_flops" and given is None:
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    if factoring == "low_rank" and given is None:
+        n_cores, outs, ins = 2, (1, n_out), (n_in, 1)
+    elif factoring == "least_flops" and given is None:
         outs, ins = _least_flops_factors(n_out, n_in, n_cores, rank_at_bonds(rank, n_cores))
     else:
         pad = factoring != "thesis"
@@ -248,8 +256,9 @@ def gated_shape(
 ) -> TTShape:
     """The shape of each TT of a weight (n_gates · n_out, n_in) in one of ``TTMatrix``'s layouts.
 
-    The gate core of ``gate_first`` and ``gate_last`` comes on top of ``n_cores``, and a list of ranks counts
-    its bond too. Padding of n_out is there in every gate, except in ``joint``, which factors all rows.
+    The gate core of ``gate_first`` and ``gate_last`` comes on top of ``n_cores`` (of the two of ``low_rank``),
+    and a list of ranks counts its bond too. Padding of n_out is there in every gate, except in ``joint``,
+    which factors all rows.
 
     Raises:
         ValueError: as ``tt_shape``; an unknown layout; fewer than one gate.
@@ -285,7 +294,7 @@ def kernel_shape(
     """The shape of a convolution's weight (n_out, n_in · kernel_size), kernel positions the minor digit.
 
     The kernel is an extra last core (r, 1, kernel_size, 1), so that space and channels stay apart; a kernel
-    of one position has none.
+    of one position has none. ``low_rank`` factors the matrix as it is: two cores, without one for the kernel.
 
     Raises:
         ValueError: as ``tt_shape``; a kernel below one position.
@@ -294,8 +303,8 @@ def kernel_shape(
     """
     if kernel_size < 1:
         raise ValueError(f"a kernel needs 1 position or more, got {kernel_size}")
-    if kernel_size == 1:
-        return tt_shape(n_out, n_in, n_cores=n_cores, rank=rank, factoring=factoring)
+    if kernel_size == 1 or factoring == "low_rank":
+        return tt_shape(n_out, n_in * kernel_size, n_cores=n_cores, rank=rank, factoring=factoring)
     one = tt_shape(n_out, n_in, n_cores=n_cores, rank=1, factoring=factoring)
     return _with_core(
         one,
@@ -307,6 +316,19 @@ def kernel_shape(
         n_out=n_out,
         n_in=n_in * kernel_size,
     )
+
+
+def by_matrix(rank: Ranks | Mapping[str, Ranks] | None, names: Iterable[str]) -> dict[str, Any]:
+    """A rank for every matrix of a layer: those given by name, or the one that is given for all.
+
+    Raises:
+        ValueError: the names given are not those of the layer.
+    """
+    if not isinstance(rank, Mapping):
+        return dict.fromkeys(names, rank)
+    if set(rank) != set(names):
+        raise ValueError(f"ranks must be given for {', '.join(names)}, got {', '.join(rank) or 'none'}")
+    return dict(rank)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

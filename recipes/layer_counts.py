@@ -32,10 +32,8 @@ def table(name: str) -> str:
 
 
 def main() -> None:
-    head = (
-        "# Parameters of every model, dense and tensorized\n\nMade by `python recipes/layer_counts.py`: rank "
-    )
-    head += f"{RANK}, three cores, 40 input rows, two classes.\n`tt-lstm` and `tt-gru` are `lstm` and `gru` trained so.\n"
+    head = "# Parameters of every model, dense and tensorized\n\nMade by `python recipes/layer_counts.py`: "
+    head += f"rank {RANK}, three cores, 40 input rows, two classes.\n`tt-lstm` and `tt-gru` are trained in that form.\n"
     write_atomic(PAGE, head + "".join(table(name) for name in MODELS if not name.startswith("tt-")))
 
 

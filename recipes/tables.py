@@ -174,7 +174,36 @@ def plot_smaller(name: str) -> None:
     write_atomic(ROOT / "docs" / f"{name}.svg", buffer.getvalue())
 
 
-SECTIONS = {"study": section, "compression": smaller_section}
+def robustness_section(name: str) -> str:
+    """Areas under the curves of every network, and the curves' points in noise and when cut short."""
+    about, *lines = read_results(name)
+    text = f"\n## {about['data']}: do smaller networks break sooner? ({name})\n\n"
+    text += f"`python recipes/{name.replace('-', '_')}.py`\n\n{about['n_recordings']} recordings, "
+    text += f"{about['n_subjects']} subjects, `{about['model']}` out of fold, seed {about['seed']}. AUROC; in bold the "
+    text += (
+        "mean along a curve (its area over its span) with the paired difference from the dense network.\n\n"
+    )
+    ways = about["ways"]
+    rows = [["curve", *ways], ["---"] * (1 + len(ways))]
+    for kind, curve in dict.fromkeys((line["condition"], line["name"]) for line in lines):
+        own = [line for line in lines if (line["condition"], line["name"]) == (kind, curve)]
+        areas = {line["model"]: line for line in own if line["kind"] == "robustness_area"}
+        points = [line for line in own if line["kind"] == "robustness"]
+        if len(points) > len(ways):  # a curve of one level has no area
+            shown = [f"{cell(areas[way])}{_against(areas[way])}" for way in ways]
+            rows.append([f"**{kind} {curve}**, mean", *shown])
+        for level in dict.fromkeys(line["level"] for line in points):
+            at = {line["model"]: line for line in points if line["level"] == level}
+            rows.append([f"{kind} {curve} {level:g} {points[0]['unit']}", *(cell(at[way]) for way in ways)])
+    return text + markdown(rows)
+
+
+def _against(area: dict[str, Any]) -> str:
+    difference = area.get("difference")
+    return "" if difference is None else f" ({difference:+.3f}, p {area['p_holm']:.2f})"
+
+
+SECTIONS = {"study": section, "compression": smaller_section, "robustness_study": robustness_section}
 
 
 def write_tables() -> None:

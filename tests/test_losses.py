@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vagitus.losses import LOSSES, cross_entropy, ge2e, multiclass_hinge
+from vagitus.losses import LOSSES, cross_entropy, distillation, ge2e, multiclass_hinge
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.2, 0.1, 0.4]])
 Y = torch.tensor([0, 1])
@@ -98,3 +98,34 @@ def test_ge2e_learns_nothing_from_its_bias() -> None:
 def test_ge2e_needs_two_speakers_with_two_utterances(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"2 speakers and 2 utterances .* got \({shape[0]}, {shape[1]}"):
         ge2e(torch.ones(shape), 10.0, -5.0)
+
+
+def test_distillation_worked_by_hand() -> None:
+    """At T = 2 logits (2 ln 3, 0) say (3/4, 1/4); against (1/2, 1/2) the divergence is that of the two, times 4."""
+    target = torch.tensor([[2 * math.log(3), 0.0]])
+    student = torch.zeros(1, 2)
+    expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    assert distillation(student, target, 2.0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_distillation_averages_over_the_batch_and_is_zero_for_what_says_the_same() -> None:
+    target, student = torch.randn(5, 3), torch.randn(5, 3)
+    rows = [distillation(s[None], t[None], 3.0).item() for s, t in zip(student, target, strict=True)]
+    assert distillation(student, target, 3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
+    assert distillation(target + 7, target, 3.0).item() == pytest.approx(0, abs=1e-6)  # softmax knows no offset
+
+
+def test_distillation_gives_the_teacher_no_gradient() -> None:
+    target, student = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    distillation(student, target, 1.0).backward()
+    assert target.grad is None
+    assert student.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "temperature", "match"),
+    [((2, 4), 1.0, r"\(2, 3\) and target \(2, 4\) differ"), ((2, 3), 0.0, "above 0, got 0.0")],
+)
+def test_distillation_refuses(shape: tuple[int, int], temperature: float, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        distillation(torch.zeros(2, 3), torch.zeros(shape), temperature)

@@ -9,7 +9,7 @@ import study_data
 
 from vagitus.checkpoint import load_model
 from vagitus.corpora.simulated import generate
-from vagitus.evaluate import evaluate
+from vagitus.evaluate import evaluate, measure_robustness
 from vagitus.features import featurise_file
 from vagitus.manifest import Manifest
 from vagitus.study import run_study
@@ -85,3 +85,21 @@ def test_a_broken_recording_is_left_out_and_named(folder: Path, others: Manifest
     copy.file(2).write_bytes(b"")
     found = evaluate(folder / "out" / "model.safetensors", copy, cache=folder / "cache", n_resamples=100)
     assert list(found["excluded"]) == [copy.path[2]] and found["n_recordings"] == 15
+
+
+def test_robustness_starts_from_the_plain_metric_and_refuses_training_recordings(
+    folder: Path, others: Manifest
+) -> None:
+    path = folder / "out" / "model.safetensors"
+    plain = evaluate(path, others, cache=folder / "cache", n_resamples=100)
+    found = measure_robustness(path, others, n_resamples=100)
+    points = {
+        (line["condition"], line["name"], line["level"]): line
+        for line in found["lines"]
+        if line["kind"] == "robustness"
+    }
+    assert points["clean", "", 0.0]["estimate"] == pytest.approx(plain["metrics"]["auroc"]["estimate"])
+    assert points["length", "", 100]["estimate"] == points["clean", "", 0.0]["estimate"]
+    assert {kind for kind, _, _ in points} >= {"noise", "length", "bands", "codec", "reverberation", "gain"}
+    with pytest.raises(ValueError, match="was trained on this recording"):
+        measure_robustness(path, study_data.simulated(folder / "audio"))

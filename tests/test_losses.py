@@ -112,12 +112,14 @@ def test_distillation_averages_over_the_batch_and_is_zero_for_what_says_the_same
     target, student = torch.randn(5, 3), torch.randn(5, 3)
     rows = [distillation(s[None], t[None], 3.0).item() for s, t in zip(student, target, strict=True)]
     assert distillation(student, target, 3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
-    assert distillation(target + 7, target, 3.0).item() == pytest.approx(0, abs=1e-6)  # softmax knows no offset
+    assert distillation(target + 7, target, 3.0).item() == pytest.approx(
+        0, abs=1e-6
+    )  # softmax knows no offset
 
 
 def test_distillation_gives_the_teacher_no_gradient() -> None:
     target, student = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
-    distillation(student, target, 1.0).backward()
+    distillation(student, target, 1.0).backward()  # type: ignore[no-untyped-call]
     assert target.grad is None
     assert student.grad is not None
 

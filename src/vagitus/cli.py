@@ -421,6 +421,15 @@ def evaluate(
     corpus: Annotated[str, typer.Option("--corpus", help="A corpus instead of a manifest.")] = "",
     task: Task = "",
     root: Root = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Under noise, shortening, codecs and more, instead.")
+    ] = False,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            "--noise", help="With --robustness: data root that holds ESC-10 or ESC-50.", show_default=False
+        ),
+    ] = None,
     cache: Cache = None,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -431,6 +440,11 @@ def evaluate(
     from vagitus.results import finite
 
     manifest, _, _ = _open(_one_of(data, corpus), task, root)
+    if noise and not robustness:
+        raise ValueError("--noise is what recordings are mixed with under --robustness; give both")
+    if robustness:
+        _evaluate_robustness(model, manifest, noise, workers, as_json)
+        return
     with _progress(as_json) as announce:
         announce(f"scoring {len(manifest)} recordings")
         found = finite(
@@ -445,6 +459,34 @@ def evaluate(
     for path, reason in found["excluded"].items():
         print(f"left out {path}: {reason}")
     _print_table(["metric", "value"], [[name, _cell(value)] for name, value in found["metrics"].items()])
+    print(RESEARCH_ONLY)
+
+
+def _evaluate_robustness(
+    model: Path, manifest: "Manifest", noise: Path | None, workers: int, as_json: bool
+) -> None:
+    from vagitus.corpora import load_corpus
+    from vagitus.evaluate import measure_robustness
+    from vagitus.processes import n_processors
+    from vagitus.results import finite
+    from vagitus.robustness import noise_pool
+
+    noises = noise_pool(load_corpus("esc", root=noise)) if noise else None
+    with _progress(as_json) as announce:
+        announce(f"scoring {len(manifest)} recordings again and again, each time worse")
+        found = finite(measure_robustness(model, manifest, noises, n_workers=workers or n_processors()))
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['model']} on {found['n_recordings']} recordings of {found['n_subjects']} subjects")
+    for path, reason in found["excluded"].items():
+        print(f"left out {path}: {reason}")
+    rows = [
+        [f"{line['condition']} {line['name']}".strip(), f"{line['level']:g} {line['unit']}", _cell(line)]
+        for line in found["lines"]
+        if line["kind"] == "robustness"
+    ]
+    _print_table(["what", "level", found["lines"][0]["metric"]], rows)
     print(RESEARCH_ONLY)
 
 

@@ -1,5 +1,6 @@
 """A model file against labelled recordings that it was not trained on."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vagitus.files import content_hash
 from vagitus.manifest import Manifest
 from vagitus.metrics import METRICS, statistic
 from vagitus.results import NO_INTERVAL, decide
+from vagitus.robustness import curves, default_conditions, robustness_lines, sweep
 from vagitus.statistics import subject_bootstrap
 from vagitus.training import score_recordings
 
@@ -92,6 +94,64 @@ def evaluate(
         "threshold": card.threshold,
         "metrics": metrics,
         "excluded": excluded,
+    }
+
+
+def measure_robustness(
+    path: Path,
+    manifest: Manifest,
+    noises: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    n_workers: int = 1,
+    n_resamples: int = 500,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How a model's ranking of a manifest's labelled recordings falls as they get worse.
+
+    Every sweep of ``robustness.default_conditions``: noise, length, bands, codecs, filters, room, gain, clipping.
+
+    Args:
+        path: a model file.
+        manifest: its labels must be among the model's classes.
+        noises: clips by class, as ``robustness.noise_pool`` gives; gaussian noise is there without.
+
+    Returns:
+        ``lines`` (``robustness.robustness_lines``), ``excluded`` recordings with their reasons, counts.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``evaluate``, and as ``robustness.sweep``.
+    """
+    model, card = load_model(path)
+    labelled = manifest.labelled()
+    if len(labelled) == 0:
+        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    y = labelled.encode_labels(card.class_names)
+    _refuse_trained_on(path, card, labelled)
+    found = sweep(
+        {path.name: (model, card)},
+        labelled,
+        default_conditions([card.features], sorted(noises or ())),
+        noises=noises,
+        seed=seed,
+        n_workers=n_workers,
+    )
+    made = curves(
+        found,
+        y[found.rows],
+        labelled.subject[found.rows],
+        metric="auroc" if len(card.class_names) == 2 else "macro_auroc",
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    return {
+        "notice": RESEARCH_ONLY,
+        "caution": CAUTION,
+        "model": path.name,
+        "data": labelled.source,
+        "n_recordings": len(found.rows),
+        "n_subjects": len(np.unique(labelled.subject[found.rows])),
+        "lines": robustness_lines(made),
+        "excluded": {str(labelled.path[row]): reason for row, reason in found.excluded.items()},
     }
 
 

@@ -138,6 +138,13 @@ def test_equal_error_rate_is_the_first_crossing_over_thresholds(rows: tuple[Ints
     assert m.equal_error_rate(1 - y, -s, w) == pytest.approx(expected, nan_ok=True)
 
 
+def test_equal_errors_of_many_weight_vectors_are_those_of_each() -> None:
+    y, p, _ = table(2, seed=5)
+    weights = np.random.default_rng(6).integers(0, 3, (7, len(y))).astype(np.float64)
+    together = m.equal_error_statistic(y, p[:, 1])(weights)
+    np.testing.assert_array_equal(together, [m.equal_error_rate(y, p[:, 1], w) for w in weights])
+
+
 def test_equal_error_rate_lies_on_sklearns_roc_curve(sk: Any) -> None:
     rng = np.random.default_rng(3)
     y = rng.integers(0, 2, 500)

@@ -262,6 +262,26 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | 
     return float(_equal_error_rate(y, s, w)[0])
 
 
+def equal_error_statistic(labels: ArrayLike, scores: ArrayLike) -> Statistic:
+    """``equal_error_rate`` of these trials as a function of many weight vectors, as ``statistic`` makes one.
+
+    A trial has two subjects, so the weights of a bootstrap are not drawn for trials but made from those of
+    the subjects by whoever knows who met whom.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,) higher is more alike.
+
+    Returns:
+        weights (n_resamples, n) -> (n_resamples,).
+
+    Raises:
+        ValueError: bad input, see the module.
+    """
+    y, s, _ = _scored(labels, scores, None)
+    return lambda weights: _equal_error_rate(y, s, weights)
+
+
 def precision_recall_curve(
     labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None
 ) -> PrecisionRecallCurve:

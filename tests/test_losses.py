@@ -1,9 +1,18 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from vagitus.losses import LOSSES, cross_entropy, distillation, ge2e, multiclass_hinge
+from vagitus.losses import (
+    LOSSES,
+    cross_entropy,
+    distillation,
+    ge2e,
+    multiclass_hinge,
+    nt_xent,
+    vicreg_terms,
+)
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.2, 0.1, 0.4]])
 Y = torch.tensor([0, 1])
@@ -131,3 +140,120 @@ def test_distillation_gives_the_teacher_no_gradient() -> None:
 def test_distillation_refuses(shape: tuple[int, int], temperature: float, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         distillation(torch.zeros(2, 3), torch.zeros(shape), temperature)
+
+
+def two_views(n: int = 3, dim: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator), torch.randn(n, dim, generator=generator)
+
+
+def nt_xent_pair_by_pair(z1: torch.Tensor, z2: torch.Tensor, temperature: float) -> float:
+    """Algorithm 1 of arXiv:2002.05709: views 2k - 1 and 2k are of one recording; indices from 1."""
+    n = len(z1)
+    z: list[list[float]] = [row for pair in zip(z1.tolist(), z2.tolist(), strict=True) for row in pair]
+
+    def s(i: int, j: int) -> float:
+        a, b = z[i - 1], z[j - 1]
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+    def loss(i: int, j: int) -> float:
+        rest = sum(math.exp(s(i, k) / temperature) for k in range(1, 2 * n + 1) if k != i)
+        return -math.log(math.exp(s(i, j) / temperature) / rest)
+
+    return sum(loss(2 * k - 1, 2 * k) + loss(2 * k, 2 * k - 1) for k in range(1, n + 1)) / (2 * n)
+
+
+def test_nt_xent_by_hand() -> None:
+    # Both views of the first recording along x, of the second along y: cosine 1 with the right one, 0 with two.
+    z1, z2 = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    expected = math.log(math.exp(1 / 0.5) + 2) - 1 / 0.5
+    assert nt_xent(z1, z2, 0.5).item() == pytest.approx(expected)
+
+
+def test_nt_xent_agrees_with_the_paper_one_pair_at_a_time() -> None:
+    z1, z2 = two_views()
+    assert nt_xent(z1, z2, 0.3).item() == pytest.approx(nt_xent_pair_by_pair(z1, z2, 0.3), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_nt_xent_of_identical_rows_is_log_of_the_others(n: int) -> None:
+    z = torch.full((n, 4), 0.7)
+    assert nt_xent(z, z, 0.5).item() == pytest.approx(math.log(2 * n - 1))
+
+
+def test_nt_xent_of_zeros_is_finite_and_so_is_its_gradient() -> None:
+    z = torch.zeros(3, 4, requires_grad=True)
+    loss = nt_xent(z, z, 0.5)
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(math.log(5))
+    assert z.grad is not None and bool(z.grad.isfinite().all())
+
+
+def test_nt_xent_is_float32_and_falls_along_its_gradient() -> None:
+    z1, z2 = (z.to(torch.bfloat16).requires_grad_() for z in two_views())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z1, z2, 0.5)
+    assert loss.ndim == 0 and loss.dtype == torch.float32
+    torch.autograd.backward(loss)
+    assert z1.grad is not None and z2.grad is not None
+    assert nt_xent(z1 - 0.5 * z1.grad, z2 - 0.5 * z2.grad, 0.5) < loss
+
+
+def vicreg_element_by_element(z1: torch.Tensor, z2: torch.Tensor) -> dict[str, float]:
+    """Algorithm 1 of arXiv:2105.04906, one element at a time."""
+    n, dim = z1.shape
+
+    def covariance(z: list[list[float]], j: int, k: int) -> float:
+        means = [sum(row[d] for row in z) / n for d in (j, k)]
+        return sum((row[j] - means[0]) * (row[k] - means[1]) for row in z) / (n - 1)
+
+    views = z1.tolist(), z2.tolist()
+    dims = range(dim)
+    return {
+        "variance": sum(
+            max(0.0, 1 - math.sqrt(covariance(z, j, j) + 1e-4)) / dim for z in views for j in dims
+        ),
+        "invariance": sum((views[0][i][j] - views[1][i][j]) ** 2 for i in range(n) for j in dims) / (n * dim),
+        "covariance": sum(
+            covariance(z, j, k) ** 2 / dim for z in views for j in dims for k in dims if j != k
+        ),
+    }
+
+
+def test_vicreg_by_hand() -> None:
+    # View 1: variances 2 and 2, covariance 2. View 2: the first dimension alone, variance .5.
+    z1 = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    z2 = torch.tensor([[0.5, 0.0], [-0.5, 0.0]])
+    terms = vicreg_terms(z1, z2)
+    expected = {
+        "variance": ((1 - math.sqrt(0.5 + 1e-4)) + (1 - math.sqrt(1e-4))) / 2,  # view 1 is above 1: nothing
+        "invariance": (2 * 0.5**2 + 2 * 1) / 4,
+        "covariance": (2**2 + 2**2) / 2,
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected)
+
+
+def test_vicreg_agrees_with_the_paper_one_element_at_a_time() -> None:
+    z1, z2 = two_views(5, 3)
+    found = {name: term.item() for name, term in vicreg_terms(z1, 0.4 * z2).items()}
+    assert found == pytest.approx(vicreg_element_by_element(z1, 0.4 * z2), rel=1e-5)
+
+
+def test_vicreg_of_constant_views_has_a_finite_gradient() -> None:
+    z = torch.ones(4, 3, requires_grad=True)
+    torch.autograd.backward(torch.stack(list(vicreg_terms(z, z).values())).sum())
+    assert z.grad is not None and bool(z.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("loss", [lambda z1, z2: nt_xent(z1, z2, 0.5), vicreg_terms])
+def test_losses_of_two_views_refuse_one_recording_and_other_shapes(loss: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="a batch of one recording"):
+        loss(torch.ones(1, 4), torch.ones(1, 4))
+    with pytest.raises(ValueError, match=r"got \(3, 4\) and \(2, 4\)"):
+        loss(torch.ones(3, 4), torch.ones(2, 4))
+
+
+def test_nt_xent_refuses_a_temperature_of_zero() -> None:
+    with pytest.raises(ValueError, match=r"above 0, got 0\.0"):
+        nt_xent(*two_views(), 0.0)

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,10 @@ def planted(n: int = 40, seed: int = 0) -> tuple[list[NDArray[np.float32]], NDAr
 
 
 def train(
-    config: TrainConfig, state_path: Path | None = None, stop_after: int | None = None
+    config: TrainConfig,
+    state_path: Path | None = None,
+    stop_after: int | None = None,
+    rates: dict[str, float] | None = None,
 ) -> tuple[nn.Module, list[Record]]:
     """Train on the planted effect; ``stop_after`` breaks off as a kill would, after that many batches."""
     features, labels = planted()
@@ -66,6 +69,7 @@ def train(
         config,
         steps_per_epoch=len(crops),
         seed=3,
+        rates=rates,
         dev_score=dev_score,
         state_path=state_path,
     )
@@ -102,6 +106,78 @@ def test_a_killed_training_ends_with_the_unbroken_numbers(
     assert all(
         torch.equal(tensor, again.state_dict()[name]) for name, tensor in unbroken.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_training_with_rates_ends_with_the_unbroken_numbers(tmp_path: Path, optimizer: str) -> None:
+    # Three groups, the second of which holds a parameter from the middle of the model.
+    rates = {"convs.2.weight": 0.3, "stem.weight": 0.1}
+    config = PLAIN.model_copy(update={"optimizer": optimizer})
+    unbroken, history = train(config, rates=rates)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, state, 7, rates)
+    resumed, resumed_history = train(config, state, rates=rates)
+    assert resumed_history == history
+    assert all(torch.equal(t, resumed.state_dict()[name]) for name, t in unbroken.state_dict().items())
+    with pytest.raises(ValueError, match="other options; remove it"):
+        train(config, state, rates={"stem.weight": 0.1})
+
+
+class Sum(nn.Module):
+    """Its gradient is 1 everywhere, whatever the weights."""
+
+    def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
+        return {"sum": torch.stack([p.sum() for p in model.parameters()]).sum() + 0 * model(batch.x).sum()}
+
+
+def test_a_rate_scales_the_step_of_its_parameter_alone() -> None:
+    features, labels = planted(8)
+    config = PLAIN.model_copy(
+        update={"epochs": 1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "gradient_clip": 1e9}
+    )
+    model = build_model("res8", n_mels=12, n_classes=2, width=6)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    crops = CropBatches(features, labels, window_frames=30, config=config, seed=0)
+    history = fit(
+        model, Sum(), crops, config, steps_per_epoch=1, seed=0, rates={"stem.weight": 0.25, "head.bias": 3.0}
+    )
+    scales = {
+        name: (before[name] - p).mean().item() / history[0]["lr"] for name, p in model.named_parameters()
+    }
+    expected = dict.fromkeys(scales, 1.0) | {"stem.weight": 0.25, "head.bias": 3.0}
+    assert scales == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "match"),
+    [
+        ({"stem.weights": 0.5}, "no parameter 'stem.weights'; did you mean 'stem.weight'"),
+        (
+            {"stem.weight": 0.0},
+            "scale of stem.weight must be above 0, got 0.0; to keep it as it is, freeze it",
+        ),
+    ],
+)
+def test_rates_of_nothing_and_of_zero_are_refused(rates: dict[str, float], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train(PLAIN, rates=rates)
+
+
+def test_what_is_measured_is_logged_and_changes_nothing() -> None:
+    features, labels = planted()
+    crops = CropBatches(features, labels, window_frames=30, config=PLAIN, seed=0)
+
+    def final(measure: Callable[[nn.Module], Record] | None) -> tuple[Tensor, list[Record]]:
+        torch.manual_seed(1)
+        model = build_model("res8", n_mels=12, n_classes=2, width=6)
+        history = fit(model, Supervised("hinge"), crops, PLAIN, steps_per_epoch=5, seed=0, measure=measure)
+        return model.get_parameter("head.weight"), history
+
+    plain, _ = final(None)
+    measured, history = final(lambda model: {"training": float(model.training), "answer": 42.0})
+    assert torch.equal(plain, measured)
+    assert [(record["training"], record["answer"]) for record in history] == [(0.0, 42.0)] * PLAIN.epochs
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

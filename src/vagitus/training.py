@@ -7,9 +7,10 @@ Conventions
     dev score               higher is better; the weights of the best epoch are kept
 """
 
+import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -177,7 +178,9 @@ def fit(
     *,
     steps_per_epoch: int,
     seed: int,
+    rates: Mapping[str, float] | None = None,
     dev_score: Callable[[nn.Module], float] | None = None,
+    measure: Callable[[nn.Module], Record] | None = None,
     state_path: Path | None = None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
@@ -191,27 +194,32 @@ def fit(
     Args:
         steps_per_epoch: batches an epoch, for the learning-rate schedule.
         seed: of dropout and the like; the data's order has its own in ``batches``.
+        rates: scale of the learning rate, > 0, by name of the model's parameters; 1 for what it does not name.
+        measure: what else to log of the model after an epoch; it neither picks an epoch nor stops.
         state_path: where the state is kept after each epoch. If the file is there, training
             goes on from it, to the numbers that an unbroken run gives; of a finished training it
             gives the result. It knows the options and the seed, not the data: who names the file
             answers for that, and removes it.
 
     Returns:
-        One record an epoch: ``epoch``, ``lr``, the mean of each term, and ``dev_score``.
+        One record an epoch: ``epoch``, ``lr`` (before ``rates``), the mean of each term, ``dev_score``, and what
+        ``measure`` gives.
 
     Raises:
         FloatingPointError: a term is not finite; names the terms and the step.
-        ValueError: ``state_path`` holds the state of another run.
+        ValueError: ``state_path`` holds the state of another run; ``rates`` names no parameter of the model, or
+            a scale is not above 0.
     """
     fabric = make_fabric(config)
     parameters = [*model.parameters(), *objective.parameters()]
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(_parameter_groups(model, objective, rates or {}), config)
     # channels_last lets the CPU and GPU kernels of a 2-D convolution read each pixel's channels at once.
     model.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.to(fabric.device)
     wrapped = fabric.setup(model, optimizer)
     trained, optimizer = wrapped
-    state = _TrainingState(model, objective, optimizer, {"config": config.model_dump(), "seed": seed})
+    identity = {"config": config.model_dump(), "seed": seed} | ({"rates": dict(rates)} if rates else {})
+    state = _TrainingState(model, objective, optimizer, identity)
     if state_path is not None and state_path.exists():
         state.load(state_path)
     total_steps = config.epochs * steps_per_epoch
@@ -226,7 +234,7 @@ def fit(
                 step = state.epoch * steps_per_epoch + n_steps - 1
                 lr = learning_rate(step, total_steps, config, steps_per_epoch)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["scale"]
                 terms = objective(trained, type(batch)(*(fabric.to_device(part) for part in batch)))
                 values = {name: term.item() for name, term in terms.items()}
                 if not all(math.isfinite(value) for value in values.values()):
@@ -249,6 +257,9 @@ def fit(
         if dev_score is not None:
             model.eval()
             record["dev_score"] = dev_score(model)
+        if measure is not None:
+            model.eval()
+            record |= measure(model)
         state.finish_epoch(record, keep=dev_score is not None)
         if state_path is not None:
             state.save(state_path)
@@ -302,11 +313,34 @@ def score_recordings(
     return torch.cat(pooled).numpy()
 
 
-def _optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _parameter_groups(
+    model: nn.Module, objective: nn.Module, rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """One group for each learning-rate scale, those of scale 1 and the objective's parameters first."""
+    named = dict(model.named_parameters())
+    unknown = [name for name in rates if name not in named]
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], named, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"rates: the model has no parameter {unknown[0]!r}; {hint}known: {', '.join(named)}")
+    wrong = [name for name, scale in rates.items() if not (math.isfinite(scale) and scale > 0)]
+    if wrong:
+        raise ValueError(
+            f"rates: the scale of {wrong[0]} must be above 0, got {rates[wrong[0]]!r}; to keep it as it is, "
+            "freeze it"
+        )
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in named.items():
+        groups.setdefault(float(rates.get(name, 1.0)), []).append(parameter)
+    groups[1.0] += objective.parameters()
+    return [{"params": parameters, "scale": scale} for scale, parameters in groups.items() if parameters]
+
+
+def _optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,

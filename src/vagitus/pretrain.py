@@ -1,0 +1,937 @@
+"""Source models: networks that learn from adult speech, or from sound without labels, before a target's few labels.
+
+    manifests ─ features ─┬─ pretrain_supervised: words, speakers or gender      ─┬─ model file ─ transfer.load_source
+                          └─ pretrain_selfsupervised: two views of each recording ─┘
+
+Conventions
+    front end   that of the target task: a network transfers only to what it can hear (``transfer.load_source``)
+    views       x1, x2 (batch, n_rows, n_frames); row i of both is from recording i
+    work        a folder beside the model file, gone when it is written. It holds the training's state: the same
+                call goes on where a killed one was, and another call starts anew
+    noise       is mixed into log-mel spectra as power, exp(a) + exp(b): independent sounds add in power on
+                average, and features that are computed once serve every epoch. Waveforms would be exact, at
+                the cost of decoding and transforming each recording twice an epoch.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from vagitus.audio import AudioError, read
+from vagitus.augment import mask_bands_and_frames
+from vagitus.calibration import Identity, softmax
+from vagitus.checkpoint import ModelCard, save_model
+from vagitus.corpora import CORPORA
+from vagitus.dataset import FeatureTable, write_feature_table
+from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureCache, FeatureConfig, Stretch, featurise_files
+from vagitus.files import content_hash, locked
+from vagitus.fingerprint import MIN_CORRELATION, Words, correlation, find_matches, fingerprint
+from vagitus.losses import nt_xent, vicreg_terms
+from vagitus.manifest import Manifest
+from vagitus.metrics import accuracy, statistic, uar
+from vagitus.models import build_model
+from vagitus.processes import in_processes, n_processors
+from vagitus.splits import Fold, check_disjoint, grouped_folds
+from vagitus.statistics import subject_bootstrap
+from vagitus.tensor_train.matrix import effective_rank
+from vagitus.training import CropBatches, Record, Supervised, TrainConfig, fit, score_recordings
+from vagitus.transfer import load_source
+from vagitus.windows import cut_window
+
+Float32 = NDArray[np.float32]
+Task = Literal["words", "speakers", "gender"]
+TASKS: tuple[Task, ...] = ("words", "speakers", "gender")
+GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male"}
+MEASURED_ON = {
+    "words": "speakers never heard in training",
+    "gender": "speakers never heard in training",
+    "speakers": "held-out utterances of the speakers heard in training",
+}
+
+N_PARTS = 5  # a fifth of the speakers, or of each one's utterances, is the test part; dev is made likewise
+LEAST_UTTERANCES = 3  # of a speaker: one each for train, dev and test
+MAX_BAD = 0.05  # share of recordings that may be unreadable
+HASH_DIGITS = 12  # of a recording's bytes in a model's card, as in those of a study
+N_NAMED = 3  # recordings in a message
+
+# The thesis's 26 epochs and batch of 64 on Speech Commands (arXiv:1906.10199); crops of a word's second.
+SUPERVISED = TrainConfig(epochs=26, batch_size=64, window_s=1.0)
+# Contrast needs many others in a batch, and gains from long training; there is no dev score to stop it.
+SELF_SUPERVISED = TrainConfig(epochs=50, batch_size=128, lr=1e-3, weight_decay=1e-4, warmup_epochs=5)
+
+LOG_PER_DB = math.log(10) / 10  # natural log of power
+STOP_BAND_DB = 60.0  # by which a limited band is lowered: what 16 bits and a codec's filter leave of it
+
+N_PROBED = 256  # recordings whose features are watched for collapse
+# Fewer than two directions cannot tell three recordings apart; features spread evenly over the sphere have
+# spread 1, those of a network that gives all recordings one direction 0.
+COLLAPSED_RANK, COLLAPSED_SPREAD = 2.0, 0.1
+
+
+def _ignore(_: Any) -> None:
+    pass
+
+
+class Pretrained(NamedTuple):
+    """A source model and how it got there.
+
+    Attributes:
+        collapse: why its features are taken to be collapsed; "" if they are not.
+        saved: whether the model file was written; a collapsed model is not, unless that was asked for.
+    """
+
+    model: nn.Module
+    card: ModelCard
+    history: list[Record]
+    collapse: str = ""
+    saved: bool = True
+
+
+def source_labels(manifest: Manifest, task: Task) -> Manifest:
+    """The recordings that can teach a source task, labelled for it.
+
+    "words" are the labels of a word corpus; "speakers" the subjects; "gender" (female, male) the covariate
+    ``gender`` or ``sex``, or the labels if they say that. Rows without one are left out.
+
+    Raises:
+        ValueError: no such task, or the manifest does not say what the task needs; names what is missing.
+    """
+    if task == "words":
+        labelled = manifest.labelled()
+        if len(labelled) == 0:
+            raise ValueError(
+                f"{manifest.source}: no recording has a label; words need the word said in 'label'"
+            )
+        if (labelled.label == labelled.subject).all():
+            raise ValueError(
+                f"{manifest.source}: every label repeats its subject: it says who spoke, not what; load the "
+                "corpus with task 'words'"
+            )
+        return labelled
+    if task == "speakers":
+        return manifest.with_labels(manifest.subject)
+    if task == "gender":
+        name = next((name for name in ("gender", "sex") if name in manifest.covariates), None)
+        said = manifest.covariates[name] if name else manifest.label
+        found = np.array([GENDERS.get(text.casefold(), text) for text in said.tolist()])
+        strange = np.flatnonzero(~np.isin(found, ["", *GENDERS.values()]))
+        if name is None and (len(strange) or not (found != "").any()):
+            raise ValueError(
+                f"{manifest.source}: has no covariate 'gender' and its labels do not say it; load the corpus "
+                "with task 'gender', or add the column"
+            )
+        if len(strange):
+            i = int(strange[0])
+            raise ValueError(
+                f"{manifest.where(i)}: {name} is {str(said[i])!r}; write female, male, or leave it blank"
+            )
+        if not (found != "").any():
+            raise ValueError(f"{manifest.source}: covariate {name!r} is blank throughout; fill it")
+        return manifest.with_labels(found).labelled()
+    raise ValueError(f"no source task {task!r}; choose from {', '.join(TASKS)}")
+
+
+def refuse_overlap(pretraining: Manifest, test: Manifest, *, n_workers: int = 1) -> None:
+    """Refuse a pretraining set in which a target's test recordings, or their subjects, are heard.
+
+    Recordings are compared by their sound: the same samples, or a fingerprint that matches and a waveform
+    that agrees (``vagitus.fingerprint``: codec, gain and crop do not hide it; under .75 s only the same
+    samples are found). Subjects are compared by name where both manifests start from one folder; elsewhere
+    two may share a name by chance. What cannot be read cannot be heard, and is passed over.
+
+    Args:
+        test: recordings that the target will be tested on.
+        n_workers: processes that decode.
+
+    Raises:
+        ValueError: an overlap; names the first recordings on both sides and counts them.
+    """
+    if pretraining.root.resolve() == test.root.resolve():
+        shared = np.flatnonzero(np.isin(pretraining.subject, test.subject))
+        if len(shared):
+            named = ", ".join(f"{pretraining.path[i]} ({pretraining.subject[i]})" for i in shared[:N_NAMED])
+            raise ValueError(
+                f"{pretraining.source}: {len(shared)} recordings are of subjects of the test part, first {named}; "
+                "leave these subjects out of pretraining"
+            )
+    manifests = (pretraining, test)
+    rows = [(manifest, i) for manifest in manifests for i in range(len(manifest))]
+    jobs = [(manifest.file(i), *manifest.stretch(i)) for manifest, i in rows]
+    heard = [_Sound("", np.zeros(0, np.uint32))] * len(jobs)
+    for k, sound in in_processes(_listen, jobs, n_workers):
+        if sound is not None:
+            heard[k] = sound
+    pairs = {(i, j) for i, j in _same_samples(heard, len(pretraining))}
+    for match in find_matches([sound.words for sound in heard]):
+        i, j = match.i, match.j
+        if i < len(pretraining) <= j and (i, j) not in pairs and _agree(jobs[i], jobs[j], match.offset):
+            pairs.add((i, j))
+    if pairs:
+        named = ", ".join(
+            f"{pretraining.path[i]} = {test.path[j - len(pretraining)]}" for i, j in sorted(pairs)[:N_NAMED]
+        )
+        raise ValueError(
+            f"{pretraining.source}: {len({i for i, _ in pairs})} recordings hold the sound of test recordings of "
+            f"{test.source}, first {named}; leave their subjects out of pretraining"
+        )
+
+
+class _Sound(NamedTuple):
+    samples_hash: str  # "" for what cannot be read
+    words: Words
+
+
+def _listen(path: Path, start_s: float, end_s: float | None) -> _Sound:
+    try:
+        x, rate_hz = read(path, start_s=start_s, end_s=end_s)
+    except (AudioError, OSError):
+        return _Sound("", np.zeros(0, np.uint32))
+    if not x.any():  # digital silence is nobody's recording
+        return _Sound("", np.zeros(0, np.uint32))
+    return _Sound(hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest(), fingerprint(x, rate_hz))
+
+
+def _same_samples(heard: list[_Sound], n_first: int) -> Iterator[tuple[int, int]]:
+    first = {sound.samples_hash: i for i, sound in enumerate(heard[:n_first]) if sound.samples_hash}
+    for j, sound in enumerate(heard[n_first:], start=n_first):
+        if sound.samples_hash in first:
+            yield first[sound.samples_hash], j
+
+
+def _agree(a: tuple[Path, float, float | None], b: tuple[Path, float, float | None], offset: int) -> bool:
+    x, y = (read(path, start_s=start_s, end_s=end_s) for path, start_s, end_s in (a, b))
+    return correlation(x.samples, x.sample_rate_hz, y.samples, y.sample_rate_hz, offset) >= MIN_CORRELATION
+
+
+class _Heard(NamedTuple):
+    """Recordings of several manifests with their features; row i of all is the same recording."""
+
+    table: FeatureTable
+    recording: NDArray[np.str_]  # (n,) file
+    label: NDArray[np.str_]  # (n,), with the corpus in front where there are several
+    bare_label: NDArray[np.str_]  # (n,), without
+    subject: NDArray[np.str_]  # (n,)
+    notes: list[str]
+
+
+def _hear(
+    manifests: Sequence[Manifest], config: FeatureConfig, cache: Path, work: Path, n_workers: int
+) -> _Heard:
+    """Raises ValueError: two manifests of one name, none, or too many recordings that cannot be read."""
+    names = [manifest.source for manifest in manifests]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"give one manifest or several of different names, got {', '.join(names) or 'none'}")
+    rows = [(manifest, i) for manifest in manifests for i in range(len(manifest))]
+    stretches = [Stretch(manifest.file(i), *manifest.stretch(i)) for manifest, i in rows]
+    store = FeatureCache(cache)
+    n_frames = np.zeros(len(rows), np.int64)
+    bad = []
+    for k, features in featurise_files(stretches, config, store, n_workers):
+        if isinstance(features, Exception):
+            bad.append((rows[k][0].where(rows[k][1]), features))
+        else:
+            n_frames[k] = features.shape[1]
+    if len(bad) > MAX_BAD * len(rows):
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} recordings cannot be used, more than {MAX_BAD:.0%}; "
+            f"first {bad[0][0]}: {bad[0][1]}"
+        )
+    kept = np.flatnonzero(n_frames)
+    packed = (
+        store.get_or_compute(
+            stretches[k].path, config, start_s=stretches[k].start_s, end_s=stretches[k].end_s
+        )
+        for k in kept
+    )
+    table = write_feature_table(work / "features.npy", config, n_frames[kept].tolist(), packed)
+
+    def column(name: str, *, prefixed: bool) -> NDArray[np.str_]:
+        values = [
+            f"{manifest.source} {getattr(manifest, name)[i]}" if prefixed else str(getattr(manifest, name)[i])
+            for manifest, i in rows
+        ]
+        return np.array(values, dtype=np.str_)[kept]
+
+    several = len(manifests) > 1
+    notes = [f"{manifest.source}: {note}" for manifest in manifests for note in manifest.notes]
+    if bad:
+        # Without the reason, which holds a path of this machine.
+        notes.append(f"{len(bad)} recordings could not be read, first {bad[0][0]}")
+    return _Heard(
+        table,
+        np.array([str(stretches[k].path) for k in kept]),
+        column("label", prefixed=several),
+        column("label", prefixed=False),
+        column("subject", prefixed=several),
+        notes,
+    )
+
+
+def pretrain_supervised(
+    manifests: Sequence[Manifest],
+    task: Task,
+    path: Path,
+    *,
+    front_end: FeatureConfig,
+    cache: Path,
+    model_name: str = "res8",
+    options: Mapping[str, int] | None = None,
+    config: TrainConfig = SUPERVISED,
+    seed: int = 0,
+    n_workers: int | None = None,
+    test: Manifest | None = None,
+    record: Mapping[str, Any] | None = None,
+    announce: Callable[[str], None] = _ignore,
+    on_epoch: Callable[[Record], None] = _ignore,
+) -> Pretrained:
+    """Train a network on a source task and write it, with what it is worth, to ``path``.
+
+    Words and gender are learned from some speakers, the epoch is chosen on others, and the accuracy is that
+    on speakers never heard. Speakers are told apart by utterances that were held out; a speaker with fewer
+    than three is left out. Of several corpora each word is a class of its own, so that languages do not mix.
+
+    Args:
+        manifests: of adult speech; of any task that says what this one needs (``source_labels``).
+        path: of the model file.
+        front_end: of the target task.
+        cache: folder of the feature cache.
+        model_name, options: a row of MODELS and what it takes beside ``n_mels`` and ``n_classes``.
+        n_workers: processes that compute features; default one per processor.
+        test: recordings that a target will be tested on; refused here (``refuse_overlap``).
+        record: what the caller knows for the card's provenance: command, versions.
+        announce: is given one line of progress at a time.
+
+    Raises:
+        ValueError: recordings that do not fit the task, a class with too few speakers, an overlap with ``test``,
+            an option out of range; says which.
+        OSError: ``path`` or ``cache`` cannot be written.
+
+    Source: Onu et al. 2019, arXiv:1906.10199, for the tasks.
+    """
+    sources = [source_labels(manifest, task) for manifest in manifests]
+    workers = n_workers or n_processors()
+    _refuse_test(sources, test, workers)
+    work = path.with_name(f"{path.stem}-work")
+    with locked(work, "a pretraining"):
+        announce(f"computing features of {sum(map(len, sources))} recordings")
+        heard = _hear(sources, front_end, cache, work, workers)
+        fold, n_left_out = _held_out(heard, task, seed)
+        label = heard.bare_label if task == "gender" else heard.label
+        known = np.concatenate([fold.train, fold.dev, fold.test])
+        class_names, inverse = np.unique(label[known], return_inverse=True)
+        if len(class_names) < 2:
+            raise ValueError(
+                f"task {task!r} finds one class, {str(class_names[0])!r}; a source task needs 2 or more"
+            )
+        labels = np.full(len(label), -1, np.int64)  # -1: a recording that is left out, never an index
+        labels[known] = _positive_last(inverse) if task == "gender" else inverse
+        names = tuple(map(str, class_names[::-1] if task == "gender" else class_names))
+        own = dict(options or {}) | {"n_mels": front_end.n_rows, "n_classes": len(names)}
+        model = _seeded(lambda: build_model(model_name, **own), seed)
+        window_frames = _window(model, model_name, config, front_end)
+
+        def decided(model: nn.Module, index: NDArray[np.int64]) -> NDArray[np.float32]:
+            taken = heard.table.take(index)
+            return score_recordings(model, taken, window_frames=window_frames, precision=config.precision)
+
+        batches = CropBatches(
+            heard.table.take(fold.train),
+            labels[fold.train],
+            window_frames=window_frames,
+            config=config,
+            seed=seed,
+        )
+        announce(f"training {model_name} on {len(fold.train)} recordings, {len(names)} classes")
+        history = fit(
+            model,
+            Supervised(config.loss),
+            batches,
+            config,
+            steps_per_epoch=len(batches),
+            seed=seed,
+            dev_score=lambda model: accuracy(labels[fold.dev], decided(model, fold.dev).argmax(1)),
+            state_path=work / f"{_digest(heard, front_end, model_name, own, task)}.state",
+            on_epoch=on_epoch,
+        )
+        logits = decided(model, fold.test)
+        metrics = _worth(labels[fold.test], logits, heard.subject[fold.test], seed)
+        if n_left_out:
+            heard.notes.append(
+                f"{n_left_out} recordings of speakers with fewer than {LEAST_UTTERANCES} left out"
+            )
+        card = _card(model_name, own, front_end, config, names, heard, sources, seed, record)
+        card.provenance.update(
+            method="supervised",
+            task=task,
+            metrics=metrics | {"measured_on": MEASURED_ON[task]},
+            n_epochs=len(history),
+        )
+        save_model(path, model, card)
+    shutil.rmtree(work)
+    return Pretrained(model, card, history)
+
+
+def _positive_last(inverse: NDArray[np.int64]) -> NDArray[np.int64]:
+    # Sorted, female comes first; as elsewhere the class that a binary score speaks of is the last.
+    return 1 - inverse
+
+
+def _held_out(heard: _Heard, task: Task, seed: int) -> tuple[Fold, int]:
+    """Train, dev and test rows, and how many rows stand in none."""
+    if task != "speakers":
+        # Gender is dealt by corpus too, so that every part holds every corpus.
+        fold = grouped_folds(heard.label, heard.subject, n_folds=N_PARTS, seed=seed)[0]
+        check_disjoint(fold, heard.subject)
+        return fold, 0
+    rng = np.random.default_rng([seed, len(heard.subject)])
+    parts: dict[str, list[int]] = {"train": [], "dev": [], "test": []}
+    n_left_out = 0
+    for subject in np.unique(heard.subject):
+        rows = np.flatnonzero(heard.subject == subject)
+        files = rng.permutation(np.unique(heard.recording[rows]))  # stretches of one file stay together
+        if len(files) < LEAST_UTTERANCES:
+            n_left_out += len(rows)
+            continue
+        n_held = max(1, len(files) // N_PARTS)
+        cuts = {"test": files[:n_held], "dev": files[n_held : 2 * n_held], "train": files[2 * n_held :]}
+        for name, chosen in cuts.items():
+            parts[name] += rows[np.isin(heard.recording[rows], chosen)].tolist()
+    n_speakers = len(np.unique(heard.subject[parts["train"]]))
+    if n_speakers < 2:
+        raise ValueError(
+            f"{n_speakers} speakers have {LEAST_UTTERANCES} recordings or more; telling speakers apart needs 2"
+        )
+    train, dev, test = (np.sort(np.array(parts[name], dtype=np.int64)) for name in ("train", "dev", "test"))
+    return Fold("utterances", train, dev, test), n_left_out
+
+
+def _worth(
+    labels: NDArray[np.int64], logits: NDArray[np.float32], subjects: NDArray[np.str_], seed: int
+) -> dict[str, Any]:
+    decisions = logits.argmax(axis=1)
+    interval = subject_bootstrap(
+        statistic("accuracy", labels, softmax(logits), decisions), subjects, rng=np.random.default_rng(seed)
+    )
+    unknown_is_none = {"low": interval.low, "high": interval.high, "uar": uar(labels, decisions)}
+    return {
+        "accuracy": interval.estimate,
+        "level": interval.level,
+        **{name: value if math.isfinite(value) else None for name, value in unknown_is_none.items()},
+        "accuracy_of_commonest": float(np.bincount(labels).max() / len(labels)),
+        "n_recordings": len(labels),
+        "n_subjects": interval.n_units,
+    }
+
+
+def _refuse_test(sources: Iterable[Manifest], test: Manifest | None, n_workers: int) -> None:
+    if test is not None:
+        for source in sources:
+            refuse_overlap(source, test, n_workers=n_workers)
+
+
+def _seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def _feature_dim(model: nn.Module) -> int:
+    return int(getattr(model, "feature_dim"))  # noqa: B009 (nn.Module does not declare it)
+
+
+def _window(model: nn.Module, name: str, config: TrainConfig, front_end: FeatureConfig) -> int:
+    window_frames = round(config.window_s * front_end.frames_per_s)
+    least = int(getattr(model, "least_frames"))  # noqa: B009 (nn.Module does not declare it)
+    if window_frames < least:
+        raise ValueError(
+            f"the window of {window_frames} frames is too short for {name}, which needs {least}; give window_s "
+            f"= {least / front_end.frames_per_s:g} or more"
+        )
+    return window_frames
+
+
+def _digest(heard: _Heard, *what: Any) -> str:
+    """Names a training by its data and its network; ``fit`` itself knows the options and the seed."""
+    data = [heard.recording.tolist(), heard.label.tolist(), heard.table.offsets.tolist()]
+    text = json.dumps([*data, *map(str, what)])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _card(
+    model_name: str,
+    options: dict[str, int],
+    front_end: FeatureConfig,
+    config: TrainConfig,
+    class_names: tuple[str, ...],
+    heard: _Heard,
+    sources: Sequence[Manifest],
+    seed: int,
+    record: Mapping[str, Any] | None,
+) -> ModelCard:
+    counts = Counter(manifest.source for manifest in sources for _ in range(len(manifest)))
+    named = {manifest.source: CORPORA.get(manifest.source) for manifest in sources}
+    return ModelCard(
+        model=model_name,
+        options=options,
+        features=front_end,
+        window_s=config.window_s,
+        class_names=class_names,
+        positive=class_names[-1] if len(class_names) == 2 else "",
+        threshold=0.5 if len(class_names) == 2 else None,
+        calibration=Identity().to_dict(),
+        provenance={
+            "data": ", ".join(named),
+            "sources": [
+                {
+                    "name": name,
+                    "n_recordings": counts[name],
+                    "licence": corpus.licence if corpus else "",
+                    "citation": corpus.citation if corpus else "",
+                }
+                for name, corpus in named.items()
+            ],
+            "notes": heard.notes,
+            "simulated": any(manifest.simulated for manifest in sources),
+            "seed": seed,
+            "train": config.model_dump(mode="json"),
+            "n_recordings": len(heard.subject),
+            "n_subjects": len(np.unique(heard.subject)),
+            "trained_on": sorted(
+                {content_hash(Path(file))[:HASH_DIGITS] for file in set(heard.recording.tolist())}
+            ),
+            **(record or {}),
+        },
+    )
+
+
+class ViewConfig(BaseModel):
+    """How a view differs from its recording. Frozen; an unknown key is an error.
+
+    Attributes:
+        gain_db: the level changes by up to this, up or down, in all bands alike. A front end that removes
+            the recording's mean removes it again.
+        noise_share: share of views that noise is mixed into, where there is a pool of it.
+        snr_db: lowest and highest signal-to-noise ratio, of the mean power over bands and frames.
+        band_limit_share: share of views that lose their highest bands.
+        lowest_band_share: the share of bands that is left at least.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gain_db: float = Field(10.0, ge=0)
+    noise_share: float = Field(0.5, ge=0, le=1)
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    band_limit_share: float = Field(0.3, ge=0, le=1)
+    lowest_band_share: float = Field(0.5, gt=0, le=1)
+
+
+class ViewBatch(NamedTuple):
+    x1: Tensor  # (batch, n_rows, n_frames)
+    x2: Tensor  # (batch, n_rows, n_frames)
+
+
+class TwoViews:
+    """Two random views of each recording, in batches: what ``fit`` calls once an epoch. Labels play no part.
+
+    A view is a crop that starts at a random frame; then its level, noise, a limited band, the front end's
+    normalisation, and SpecAugment's masks. Normalisation belongs to the whole recording, which would have to
+    be changed whole: instead its mean is moved by as much as the crop's mean was. Batches are all of one
+    size, since a contrast among fewer is another loss; what does not fill one waits for another epoch.
+
+    Args:
+        logmel: one (n_bands, n_frames) array per recording without normalisation; may be memory-mapped.
+        front_end: what the network hears, log-mel or MFCC.
+        window_frames: frames in a view.
+        config: ``batch_size`` and ``mask``.
+        views: how views differ.
+        noise: log-mel arrays as ``logmel``; empty for none.
+
+    Raises:
+        ValueError: fewer than two recordings, a batch of one, arrays that are not this front end's log-mel, an
+            SNR range upside down.
+    """
+
+    def __init__(
+        self,
+        logmel: Sequence[Float32],
+        front_end: FeatureConfig,
+        *,
+        window_frames: int,
+        config: TrainConfig,
+        views: ViewConfig,
+        seed: int,
+        noise: Sequence[Float32] = (),
+    ) -> None:
+        if len(logmel) < 2 or config.batch_size < 2:
+            raise ValueError(
+                f"got {len(logmel)} recordings in batches of {config.batch_size}; a batch of one recording has no "
+                "other to compare with, give 2 or more of both"
+            )
+        n_bands = {len(x) for x in (*logmel, *noise)}
+        if n_bands != {front_end.n_bands}:
+            raise ValueError(
+                f"arrays have {sorted(n_bands)} rows, the front end {front_end.n_bands} mel bands"
+            )
+        if views.snr_db[0] > views.snr_db[1]:
+            raise ValueError(f"snr_db must be (lowest, highest), got {views.snr_db}")
+        self.logmel, self.front_end, self.window_frames = logmel, front_end, window_frames
+        self.mask, self.views, self.seed, self.noise = config.mask, views, seed, noise
+        self.batch_size = min(config.batch_size, len(logmel))
+        self.means = np.stack([x.mean(axis=1, dtype=np.float64) for x in logmel])  # (n, n_bands)
+        self.deviations = (  # (n, n_rows); only one normalisation divides by it
+            np.stack([self._as_heard(x).std(axis=1, dtype=np.float64) for x in logmel])
+            if front_end.normalisation == "mean_std"
+            else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.logmel) // self.batch_size
+
+    def __call__(self, epoch: int) -> Iterator[ViewBatch]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.logmel))
+        for first in range(0, len(self) * self.batch_size, self.batch_size):
+            chosen = order[first : first + self.batch_size]
+            views = [np.stack([self.view(int(i), rng) for i in chosen]) for _ in range(2)]
+            for x in views if self.mask else ():
+                mask_bands_and_frames(x, self.mask, rng)
+            yield ViewBatch(*map(torch.from_numpy, views))
+
+    def view(self, i: int, rng: np.random.Generator) -> Float32:
+        """A random view of recording ``i``, without masks: (n_rows, window_frames)."""
+        clean = self._crop(self.logmel[i], rng)
+        y = clean + LOG_PER_DB * rng.uniform(-self.views.gain_db, self.views.gain_db)
+        if len(self.noise) and rng.random() < self.views.noise_share:
+            noise = self._crop(self.noise[int(rng.integers(len(self.noise)))], rng)
+            y = mix_powers(y, noise, float(rng.uniform(*self.views.snr_db)))
+        floor = math.log(self.front_end.log_floor)
+        if rng.random() < self.views.band_limit_share:
+            n_bands = len(y)
+            first = int(rng.integers(math.ceil(self.views.lowest_band_share * n_bands), n_bands + 1))
+            y[first:] -= LOG_PER_DB * STOP_BAND_DB
+        np.maximum(y, floor, out=y)
+        return self._normalised(y, i, self.means[i] + (y - clean).mean(axis=1))
+
+    def plain(self, i: int) -> Float32:
+        """The middle of recording ``i`` as the network hears it, unchanged: (n_rows, window_frames)."""
+        start = max(self.logmel[i].shape[1] - self.window_frames, 0) // 2
+        crop = cut_window(self.logmel[i], start, self.window_frames).astype(np.float64)
+        return self._normalised(crop, i, self.means[i])
+
+    def _crop(self, logmel: Float32, rng: np.random.Generator) -> NDArray[np.float64]:
+        slack = logmel.shape[1] - self.window_frames
+        # A short recording is repeated to fill the window, so it may start anywhere.
+        start = int(rng.integers(slack + 1 if slack >= 0 else logmel.shape[1]))
+        return cut_window(logmel, start, self.window_frames).astype(np.float64)
+
+    def _normalised(self, y: NDArray[np.float64], i: int, means: NDArray[np.float64]) -> Float32:
+        normalisation = self.front_end.normalisation
+        if normalisation != "none":
+            y = y - means[:, None]
+        if normalisation == "keep_level":
+            y = y + (means.mean() - LEVEL_REFERENCE)
+        heard = self._as_heard(y)
+        if self.deviations is not None:
+            heard = heard / np.maximum(self.deviations[i], STD_FLOOR)[:, None]
+        return heard.astype(np.float32)
+
+    def _as_heard(self, logmel: NDArray[Any]) -> NDArray[Any]:
+        if self.front_end.kind == "logmel":
+            return logmel
+        from scipy import fft
+
+        coefficients: NDArray[Any] = fft.dct(logmel, type=2, norm="ortho", axis=0)[: self.front_end.n_rows]
+        return coefficients
+
+
+def mix_powers(logmel: NDArray[np.float64], noise: NDArray[np.float64], snr_db: float) -> NDArray[np.float64]:
+    """Add noise to a log-mel spectrum at a signal-to-noise ratio, as if both were independent sounds.
+
+        y = ln(exp(x) + g exp(n)),  g = mean exp(x) / mean exp(n) * 10^(-snr_db / 10)
+
+    What the sum of two waveforms has on average; in a single frame their phases matter. The bands' triangles
+    have area one, so that the ratio is one of mean power per Hz, each band counting alike.
+
+    Args:
+        logmel, noise: (n_bands, n_frames), natural log of power.
+    """
+    # The largest value is taken out, so that no level overflows.
+    peak, noise_peak = logmel.max(), noise.max()
+    gain = peak - noise_peak - LOG_PER_DB * snr_db
+    gain += math.log(np.exp(logmel - peak).mean()) - math.log(np.exp(noise - noise_peak).mean())
+    mixed: NDArray[np.float64] = np.logaddexp(logmel, noise + gain)
+    return mixed
+
+
+class Encoder(nn.Module):
+    """A model up to its features, as a module of its own: ``fit`` looks after a forward, its precision above all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, n_rows, n_frames) -> (batch, feature_dim)."""
+        features: Tensor = self.model.features(x)  # type: ignore[operator]
+        return features
+
+
+class SimCLR(nn.Module):
+    """The two views of a recording should be nearer to each other than to any other recording's.
+
+    A projector of one hidden layer stands between features and loss and is thrown away afterwards. Both views
+    go through the network as one batch, so that batch norm does not tell them apart.
+
+    Args:
+        feature_dim: of the model.
+        width, dim: of the projector's hidden layer and output.
+        temperature: of ``losses.nt_xent``.
+
+    Source: Chen et al. 2020, arXiv:2002.05709; 128 dimensions and temperature .5 are the paper's, the hidden
+    layer is narrower, as the networks are here.
+    """
+
+    def __init__(
+        self, feature_dim: int, *, width: int = 256, dim: int = 128, temperature: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.projector, self.temperature = _projector(feature_dim, width, dim), temperature
+
+    def forward(self, encoder: nn.Module, batch: ViewBatch) -> dict[str, Tensor]:
+        z1, z2 = self.projector(encoder(torch.cat(batch)).float()).chunk(2)
+        return {"contrast": nt_xent(z1, z2, self.temperature)}
+
+
+class VICReg(nn.Module):
+    """The two views of a recording should have one projection, whose dimensions vary and say different things.
+
+    Needs no others to compare with, so that small batches, and two recordings of one subject in a batch,
+    harm it less.
+
+    Args:
+        feature_dim: of the model.
+        width: of the projector's two hidden layers and its output.
+        weights: of variance, invariance and covariance.
+
+    Source: Bardes et al. 2021, arXiv:2105.04906; the weights are the paper's, whose layers have 8192 units.
+    """
+
+    def __init__(
+        self, feature_dim: int, *, width: int = 512, weights: tuple[float, float, float] = (25.0, 25.0, 1.0)
+    ) -> None:
+        super().__init__()
+        self.projector = _projector(feature_dim, width, width, width)
+        self.weights = dict(zip(("variance", "invariance", "covariance"), weights, strict=True))
+
+    def forward(self, encoder: nn.Module, batch: ViewBatch) -> dict[str, Tensor]:
+        z1, z2 = self.projector(encoder(torch.cat(batch)).float()).chunk(2)
+        return {name: self.weights[name] * term for name, term in vicreg_terms(z1, z2).items()}
+
+
+METHODS: dict[str, Callable[[int], nn.Module]] = {"simclr": SimCLR, "vicreg": VICReg}
+
+
+def _projector(*widths: int) -> nn.Sequential:
+    projector = nn.Sequential()
+    for n_in, n_out in itertools.pairwise(widths[:-1]):
+        projector.extend([nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()])
+    return projector.append(nn.Linear(widths[-2], widths[-1]))
+
+
+def diversity(features: Tensor) -> Record:
+    """How differently a network hears recordings; both fall as it collapses.
+
+        feature_rank    effective rank of the features' covariance; 0 if they are all the same
+        feature_spread  sqrt(d) mean_j std_i (f_ij / ||f_i||): 1 for directions spread evenly, 0 for one
+
+    Args:
+        features: (n, d), one row per recording, n at least 2.
+
+    Source: Roy & Vetterli 2007 for the rank; Chen & He 2021, "Exploring simple Siamese representation learning",
+    arXiv:2011.10566, figure 2, for the spread.
+    """
+    f = features.detach().double()
+    rank = effective_rank(torch.cov(f.T).reshape(f.shape[1], f.shape[1]))
+    spread = math.sqrt(f.shape[1]) * nn.functional.normalize(f, dim=1).std(dim=0).mean().item()
+    return {"feature_rank": 0.0 if math.isnan(rank) else rank, "feature_spread": spread}
+
+
+def describe_collapse(record: Record) -> str:
+    """Why features of this ``diversity`` are taken to be collapsed; "" if they are not."""
+    rank, spread = record["feature_rank"], record["feature_spread"]
+    if rank < COLLAPSED_RANK:
+        return f"collapsed: its features vary in {rank:.2f} directions, fewer than {COLLAPSED_RANK:g}"
+    if spread < COLLAPSED_SPREAD:
+        return f"collapsed: its features' spread is {spread:.3f}, less than {COLLAPSED_SPREAD:g}"
+    return ""
+
+
+def learn_from_views(
+    model: nn.Module,
+    method: str,
+    views: TwoViews,
+    config: TrainConfig,
+    *,
+    seed: int,
+    state_path: Path | None = None,
+    on_epoch: Callable[[Record], None] = _ignore,
+) -> list[Record]:
+    """Train ``model.features`` without labels, in place; the last epoch's weights are kept.
+
+    Args:
+        model: any of MODELS; its head is not touched.
+        method: a row of METHODS.
+        state_path: as ``fit`` takes it.
+
+    Returns:
+        ``fit``'s records, each with the ``diversity`` of recordings heard unchanged.
+
+    Raises:
+        ValueError: no such method; or as ``fit``.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
+    probed = np.unique(np.linspace(0, len(views.logmel) - 1, N_PROBED).astype(np.int64))
+    crops = torch.from_numpy(np.stack([views.plain(int(i)) for i in probed]))
+
+    @torch.no_grad()
+    def measure(encoder: nn.Module) -> Record:
+        return diversity(encoder(crops.to(next(encoder.parameters()).device)))
+
+    return fit(
+        Encoder(model),
+        _seeded(lambda: METHODS[method](_feature_dim(model)), seed),
+        views,
+        # Without a dev score nothing says that an earlier epoch was better.
+        config.model_copy(update={"patience": config.epochs}),
+        steps_per_epoch=len(views),
+        seed=seed,
+        measure=measure,
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+
+
+def pretrain_selfsupervised(
+    manifests: Sequence[Manifest],
+    method: str,
+    path: Path,
+    *,
+    front_end: FeatureConfig,
+    cache: Path,
+    start: Path | None = None,
+    model_name: str = "res8",
+    options: Mapping[str, int] | None = None,
+    config: TrainConfig = SELF_SUPERVISED,
+    views: ViewConfig | None = None,
+    noise: Manifest | None = None,
+    seed: int = 0,
+    n_workers: int | None = None,
+    test: Manifest | None = None,
+    save_collapsed: bool = False,
+    record: Mapping[str, Any] | None = None,
+    announce: Callable[[str], None] = _ignore,
+    on_epoch: Callable[[Record], None] = _ignore,
+) -> Pretrained:
+    """Train a network on recordings without labels and write it to ``path``.
+
+    To go on from a model on the target's own unlabelled recordings is the same call with ``start``. The file
+    has one output that was never trained and no classes: it is a source for ``transfer``, nothing else.
+
+    Args:
+        manifests: any recordings; labels are not read.
+        method: a row of METHODS.
+        start: a model file to go on from; ``model_name`` and ``options`` are then its own.
+        noise: recordings to mix into views; none by default.
+        test: recordings that a target will be tested on; refused here (``refuse_overlap``).
+        save_collapsed: write the file even if the features collapsed.
+        others: as ``pretrain_supervised``.
+
+    Returns:
+        What was trained. If it collapsed, ``collapse`` says how and, without ``save_collapsed``, ``saved`` is
+        False and no file is written.
+
+    Raises:
+        ValueError: no such method, fewer than two recordings, an overlap with ``test``, a ``start`` of another
+            front end, an option out of range; says which.
+        OSError: ``path`` or ``cache`` cannot be written.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
+    workers = n_workers or n_processors()
+    began: dict[str, Any] = {}
+    if start is None:
+        own = dict(options or {}) | {"n_mels": front_end.n_rows, "n_classes": 1}
+        model = _seeded(lambda: build_model(model_name, **own), seed)
+    else:
+        model, source = load_source(start, front_end)
+        model_name, own = source.model, source.options | {"n_classes": 1}
+        began = {"started_from": content_hash(start), "started_from_provenance": source.provenance}
+        model.head = _seeded(lambda: nn.Linear(_feature_dim(model), 1), seed)
+    _refuse_test(manifests, test, workers)
+    window_frames = _window(model, model_name, config, front_end)
+    plain = front_end.vary(kind="logmel", n_mfcc=None, normalisation="none")
+    work = path.with_name(f"{path.stem}-work")
+    with locked(work, "a pretraining"):
+        announce(f"computing features of {sum(map(len, manifests))} recordings")
+        heard = _hear(manifests, plain, cache, work, workers)
+        pool = _hear([noise], plain, cache, work / "noise", workers).table if noise is not None else None
+        batches = TwoViews(
+            heard.table,
+            front_end,
+            window_frames=window_frames,
+            config=config,
+            views=views or ViewConfig(),
+            seed=seed,
+            noise=pool if pool is not None else (),
+        )
+        announce(f"{method} of {model_name} on {len(heard.table)} recordings")
+        what = (
+            front_end,
+            model_name,
+            own,
+            method,
+            batches.views,
+            began.get("started_from"),
+            noise and noise.source,
+        )
+        history = learn_from_views(
+            model,
+            method,
+            batches,
+            config,
+            seed=seed,
+            state_path=work / f"{_digest(heard, *what)}.state",
+            on_epoch=on_epoch,
+        )
+        collapse = describe_collapse(history[-1])
+        card = _card(model_name, own, front_end, config, (), heard, manifests, seed, record)
+        card.provenance.update(
+            method=method,
+            task="",
+            views=batches.views.model_dump(mode="json"),
+            noise=noise.source if noise is not None else "",
+            metrics={name: history[-1][name] for name in ("feature_rank", "feature_spread")},
+            collapse=collapse,
+            n_epochs=len(history),
+            **began,
+        )
+        saved = save_collapsed or not collapse
+        if saved:
+            save_model(path, model, card)
+        else:
+            announce(f"{path.name} is not written: {collapse}")
+    shutil.rmtree(work)
+    return Pretrained(model, card, history, collapse, saved)

@@ -12,7 +12,7 @@ PACKAGE = Path(vagitus.__file__).parent
 ORDER = [
     "files processes audio features frontend windows fingerprint segment pitch augment",
     "manifest splits metrics statistics calibration fetch corpora losses tensor_train models",
-    "dataset checkpoint training compression transfer pretrain adapt verification arms robustness shift",
+    "dataset checkpoint encoders training compression transfer pretrain adapt verification arms robustness shift",
     "shortcuts audit config plan jobs results evaluate study plots outcome figures report",
     "export predict stream scale serve cli __main__",
 ]

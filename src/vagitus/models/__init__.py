@@ -10,12 +10,20 @@ from functools import partial
 
 from torch import nn
 
+from vagitus.models.cnn14 import Cnn14
+from vagitus.models.ecapa import Ecapa
+from vagitus.models.ge2e import Ge2e
 from vagitus.models.recurrent import Recurrent
 from vagitus.models.res8 import Res8
+from vagitus.models.small import Small
 from vagitus.models.transformer import Transformer
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "res8": Res8,
+    "small": Small,
+    "cnn14": Cnn14,
+    "ecapa": Ecapa,
+    "ge2e": Ge2e,
     "lstm": partial(Recurrent, layer="lstm"),
     "gru": partial(Recurrent, layer="gru"),
     "tt-lstm": partial(Recurrent, layer="tt-lstm"),

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from vagitus.corpora.corpus import Corpus, Reading, Row, audio_files, skipped
+from vagitus.segment import HEART_STATES, Event
 
 TABLE = "training_data.csv"
 RECORDING = re.compile(r"(\d+)_(AV|PV|TV|MV|Phc)(?:_\d+)?")
@@ -71,6 +72,34 @@ def read(folder: Path, task: str) -> Reading:
     if len(present) < len(patients):
         notes.append(f"a subset: {len(present):,} of {len(patients):,} patients of {TABLE} are here")
     return Reading(rows, notes)
+
+
+def read_segmentation(path: Path) -> list[Event]:
+    """Heart cycles of one recording, from the ``.tsv`` that covariate ``segmentation`` names.
+
+    A line is start s, end s, state: 1 to 4 are S1, systole, S2 and diastole (``HEART_STATES``), 0 is a stretch
+    that nobody segmented and is left out. Some files give a stretch of no length at the seams; those too.
+
+    Raises:
+        ValueError: another state, or a line that does not parse; names the line.
+        FileNotFoundError: nothing at ``path``.
+    """
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            start, end, state = line.split("\t")
+            start_s, end_s, index = float(start), float(end), int(float(state))
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is not start, end and state; fetch it again"
+            ) from None
+        if not 0 <= index <= len(HEART_STATES) or not 0 <= start_s <= end_s:
+            raise ValueError(f"{path}, line {number}: {line!r} is no stretch of state 0 to 4; fetch it again")
+        if index and start_s < end_s:
+            events.append(Event(start_s, end_s, HEART_STATES[index - 1]))
+    return events
 
 
 def _patients(table: Path) -> dict[str, dict[str, str]]:

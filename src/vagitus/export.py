@@ -1,0 +1,756 @@
+"""model.onnx: what stands in it, how it is written and checked, and how it is run. Torch only where it is written.
+
+One graph, from samples to the logits of one window, for a phone, a browser, a live listener and ``predict`` alike.
+
+    waveform  (batch, n_samples) float32 in [-1, 1] at the model's rate: the samples of frames s .. s + n - 1 of a
+              recording and ``context_samples`` more on both sides, so n_samples = (n - 1) * hop + 2 * context.
+              Beyond the recording's ends they are zero.
+    mean, std (batch, n_rows) float32: of the recording's features before normalisation; each is an input only
+              if the model normalises by it
+    logits    (batch, n_classes) of the first ``window_frames`` of the n frames, which are repeated if fewer
+    stretch_mean, stretch_variance
+              (batch, n_rows) of all n frames before normalisation; only if there is an input ``mean``
+
+A recording is scored as in training: windows that overlap by half, the mean of their logits, softmax, calibration.
+Front ends normalise by statistics of the whole recording, which a window does not have. So they are an input, and
+the same file computes them: it is run over the recording's stretches, their means and variances are pooled, and
+then over its windows. Memory is that of a few windows however long the recording. A listener, which has no end of
+the recording, pools what it has heard so far. A graph over whole recordings would do without the second input,
+but would hold an hour of activations and could not listen.
+
+The neighbours of a window's first and last frame are in the waveform, as ``context``: frames are those of the
+recording, not of a window cut out of it.
+
+Metadata ``vagitus`` is one JSON text, the header: all numbers named above, how to read the scores, and the card of
+the model but for local paths and the list of recordings that it was trained on.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vagitus import calibration
+from vagitus.audio import AudioError, stream
+from vagitus.files import atomic_path
+from vagitus.manifest import Manifest
+from vagitus.metrics import macro_auroc
+from vagitus.windows import window_starts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vagitus.checkpoint import ModelCard
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Blocks = Callable[[], Iterable[Float32]]  # a recording's samples from its beginning, each time it is called
+
+FORMAT = 1
+METADATA_KEY = "vagitus"
+WINDOWS_AT_ONCE = 8  # activations of res8 for a window of 3 s are 5 MB
+STRETCH_FRAMES = 1000  # from which statistics are computed at once: 15 MB of frames at 16 kHz
+HELD_S = 60.0  # a recording up to this length is decoded once and kept, a longer one again for every pass
+CALIBRATION_WINDOWS = 200  # at most, spread evenly over the recordings
+# TensorProto.external_data, a message with the key "location": weights in another file, which could be any file.
+EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
+# An absolute path, its last part apart; not the slashes of an address, of "and/or" or of a relative path.
+ABSOLUTE_PATH = re.compile(
+    r"""(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s"'/\\=,;]+[/\\])*([^\s"'/\\=,;]+)[/\\]?"""
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an exported model may be from the one it was made of.
+
+    Attributes:
+        difference: of a recording's calibrated probability, the largest.
+        changed_share: of recordings decided otherwise.
+        metric_loss: fall of the (macro) AUROC; not judged where that is undefined.
+    """
+
+    difference: float
+    changed_share: float
+    metric_loss: float
+
+
+# Rounding of float32 alone; a decision can only change where a score is that near its threshold.
+FLOAT_LIMITS = Limits(difference=1e-4, changed_share=0.01, metric_loss=0.001)
+INT8_LIMITS = Limits(difference=0.1, changed_share=0.05, metric_loss=0.02)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two forms of one model on the same recordings.
+
+    Attributes:
+        max_difference: largest absolute difference of a recording's calibrated probability of a class.
+        n_changed: recordings decided otherwise.
+        n_recordings: compared; those that cannot be read are not.
+        metric_before, metric_after: (macro) AUROC; NaN without labels of every class.
+    """
+
+    max_difference: float
+    n_changed: int
+    n_recordings: int
+    metric_before: float
+    metric_after: float
+
+    def refuse(self, limits: Limits) -> None:
+        """Raise ValueError, naming what is beyond ``limits``."""
+        loss = self.metric_before - self.metric_after
+        wrong = []
+        if not self.max_difference <= limits.difference:
+            wrong.append(f"a probability differs by {self.max_difference:.2g}, at most {limits.difference:g}")
+        if self.n_changed > limits.changed_share * self.n_recordings:
+            wrong.append(
+                f"{self.n_changed} of {self.n_recordings} decisions change, at most {limits.changed_share:.0%}"
+            )
+        if loss > limits.metric_loss:
+            wrong.append(f"the AUROC falls by {loss:.3f}, at most {limits.metric_loss:g}")
+        if wrong:
+            raise ValueError(f"not written: {'; '.join(wrong)}; keep the model it was made of")
+
+
+class WindowScores(NamedTuple):
+    """What a model says of a recording."""
+
+    starts: NDArray[np.int64]  # (n_windows,) first frames
+    logits: Float32  # (n_windows, n_classes)
+
+    @property
+    def pooled(self) -> Float64:
+        """(n_classes,) the mean over windows."""
+        mean: Float64 = self.logits.mean(axis=0, dtype=np.float64)
+        return mean
+
+
+class OnnxModel:
+    """A model.onnx that is open: its header, and the way from samples to logits and decisions.
+
+    Args:
+        path: the file; it is read as a whole, and no other file with it.
+        n_threads: of onnxruntime; one is the fastest for small models.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not ONNX, not written by ``export_onnx``, another format version, or weights in other files.
+    """
+
+    def __init__(self, path: Path | str, *, n_threads: int = 1) -> None:
+        import onnxruntime
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; `vagitus export` writes one")
+        content = path.read_bytes()
+        if EXTERNAL_DATA_MARK in content:
+            raise ValueError(
+                f"{path}: keeps weights in other files, which is refused; export it again, as one file"
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = 3  # its warnings are for whoever writes graphs
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for every status and no common one
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"{path}: not an ONNX model that can be run ({reason}); export it again"
+            ) from None
+        # Statistics are fetched without running the network behind them.
+        self._only_fetched = onnxruntime.RunOptions()
+        self._only_fetched.only_execute_path_to_fetches = True
+        self.header = _read_header(path, self._session.get_modelmeta().custom_metadata_map)
+        self.class_names: tuple[str, ...] = tuple(self.header["class_names"])
+        self.threshold: float | None = self.header["threshold"]
+        self.sample_rate_hz: int = self.header["sample_rate_hz"]
+        self.hop_samples: int = self.header["hop_samples"]
+        self.window_frames: int = self.header["window_frames"]
+        self.least_samples: int = self.header["least_samples"]
+        self._inputs: tuple[str, ...] = tuple(node.name for node in self._session.get_inputs())
+        described = self.header["calibration"]
+        self._calibrator = calibration.from_dict(described) if described else calibration.Identity()
+
+    def score(self, blocks: Blocks, n_samples: int) -> WindowScores:
+        """Logits of a recording's windows, in memory that does not grow with its length but for the logits.
+
+        Args:
+            blocks: the recording at ``sample_rate_hz``; called up to twice.
+            n_samples: of all blocks, at least ``least_samples``.
+
+        Raises:
+            ValueError: fewer samples than ``least_samples``.
+        """
+        starts, logits = self.starts(n_samples), []
+        batch: list[dict[str, Float32]] = []
+        for feed in self.window_feeds(blocks, n_samples):
+            batch.append(feed)
+            if len(batch) == WINDOWS_AT_ONCE:
+                logits.append(self._run(batch))
+                batch = []
+        if batch:
+            logits.append(self._run(batch))
+        return WindowScores(starts, np.concatenate(logits))
+
+    def starts(self, n_samples: int) -> NDArray[np.int64]:
+        """(n_windows,) first frames of the windows of a recording."""
+        n_frames = 1 + n_samples // self.hop_samples
+        return window_starts(n_frames, self.window_frames, max(self.window_frames // 2, 1))
+
+    def window_feeds(self, blocks: Blocks, n_samples: int) -> Iterator[dict[str, Float32]]:
+        """What the graph takes for each window of a recording, as a batch of one. As ``score``."""
+        if n_samples < self.least_samples:
+            raise ValueError(f"{n_samples} samples, a recording needs {self.least_samples}; record longer")
+        n_frames = 1 + n_samples // self.hop_samples
+        shared = self._statistics(blocks, n_frames)
+        stretches = [(int(s), min(self.window_frames, n_frames)) for s in self.starts(n_samples)]
+        for waveform in self._cut(blocks(), stretches):
+            yield {"waveform": waveform[None], **shared}
+
+    def probabilities(self, logits: NDArray[Any]) -> Float64:
+        """Logits (n, n_classes) -> calibrated probabilities (n, n_classes)."""
+        return self._calibrator.apply(logits)
+
+    def decisions(self, logits: NDArray[Any], probabilities: Float64) -> NDArray[np.int64]:
+        """(n,) class: from the threshold up the positive one; without a threshold the highest logit."""
+        return _decide(logits, probabilities, self.threshold)
+
+    def _run(self, batch: Sequence[dict[str, Float32]]) -> Float32:
+        feeds = {name: np.concatenate([feed[name] for feed in batch]) for name in self._inputs}
+        logits: Float32 = self._session.run(["logits"], feeds)[0]
+        return logits
+
+    def _statistics(self, blocks: Blocks, n_frames: int) -> dict[str, Float32]:
+        """Mean and standard deviation over all frames, as far as they are inputs; by pooling of stretches."""
+        wanted = self._inputs[1:]
+        if not wanted:
+            return {}
+        n_rows = int(self.header["n_rows"])
+        nothing = {name: np.ones((1, n_rows), np.float32) for name in wanted}
+        stretches = [
+            (first, min(STRETCH_FRAMES, n_frames - first)) for first in range(0, n_frames, STRETCH_FRAMES)
+        ]
+        count, mean, squares = 0, np.zeros((1, n_rows)), np.zeros((1, n_rows))
+        for (_, n_more), waveform in zip(stretches, self._cut(blocks(), stretches), strict=True):
+            own_mean, own_variance = self._session.run(
+                ["stretch_mean", "stretch_variance"],
+                {"waveform": waveform[None], **nothing},
+                self._only_fetched,
+            )
+            # Chan, Golub & LeVeque 1983: sums of squares about means of their own, which lose no digits.
+            step = own_mean.astype(np.float64) - mean
+            squares += n_more * own_variance + step**2 * (count * n_more / (count + n_more))
+            mean += step * (n_more / (count + n_more))
+            count += n_more
+        found = {"mean": mean, "std": np.sqrt(squares / count)}
+        return {name: found[name].astype(np.float32) for name in wanted}
+
+    def _cut(self, blocks: Iterable[Float32], stretches: Iterable[tuple[int, int]]) -> Iterator[Float32]:
+        """Samples of stretches (first frame, frames), which start one after the other, with their context."""
+        context, hop = int(self.header["context_samples"]), self.hop_samples
+        silence = np.zeros(context, np.float32)
+        source = chain([silence], blocks, [silence])
+        held, offset = np.empty(0, np.float32), 0  # held[0] is sample ``offset`` of all with their context
+        for first, n_frames in stretches:
+            begin, n_wanted = first * hop, (n_frames - 1) * hop + 2 * context
+            parts = [held[begin - offset :]]
+            offset, n_held = begin, len(parts[0])
+            while n_held < n_wanted:
+                parts.append(next(source))
+                n_held += len(parts[-1])
+            held = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            yield held[:n_wanted]
+
+
+def recording_blocks(
+    path: Path | str, sample_rate_hz: int, *, start_s: float = 0.0, end_s: float | None = None
+) -> Blocks:
+    """A recording on disk, or a stretch of it, for ``OnnxModel.score``: kept up to ``HELD_S``, else decoded again.
+
+    Raises:
+        AudioError, FileNotFoundError, ValueError: as ``audio.stream``, at once or when blocks are asked for.
+    """
+
+    def decode() -> Iterator[Float32]:
+        return stream(path, sample_rate_hz=sample_rate_hz, start_s=start_s, end_s=end_s)
+
+    kept: list[Float32] = []
+    for block in decode():
+        kept.append(block)
+        if sum(map(len, kept)) > HELD_S * sample_rate_hz:
+            return decode
+    return lambda: kept
+
+
+def export_onnx(
+    model_path: Path | str,
+    out_path: Path | str,
+    *,
+    recordings: Manifest | None = None,
+    limits: Limits = FLOAT_LIMITS,
+) -> Parity:
+    """Write a model file's twin in ONNX, and only if it scores as the model does.
+
+    Tensor-train cores stay in the file; onnxruntime rebuilds the weights when it opens it.
+
+    Args:
+        model_path: what ``checkpoint.save_model`` wrote, compressed or not.
+        recordings: to compare the two on; without them, on noise shorter, as long and longer than a window.
+        limits: beyond which the file is refused.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: not a model, no recording can be read, or the two differ beyond ``limits``; ``out_path``
+            then stays as it was.
+        ImportError: onnx or onnxscript are missing.
+        OSError: ``out_path`` cannot be written.
+    """
+    from vagitus.checkpoint import load_model
+
+    model, card = load_model(Path(model_path))
+    exported = _graph(model, card)
+    _strip(exported)
+    exported.metadata_props.add(
+        key=METADATA_KEY, value=json.dumps(_header(card), sort_keys=True, ensure_ascii=False)
+    )
+    with atomic_path(Path(out_path)) as temporary:
+        temporary.write_bytes(exported.SerializeToString())
+        if recordings is None:
+            parity = _compare(_as_evaluate(model, card), OnnxModel(temporary), _noise(card), None)
+        else:
+            parity = check_parity(model_path, temporary, recordings)
+        parity.refuse(limits)
+    return parity
+
+
+def check_parity(model_path: Path | str, onnx_path: Path | str, recordings: Manifest) -> Parity:
+    """A model file and its exported twin on the same recordings, scored as ``evaluate`` and ``predict`` do.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+        ValueError: not a model, a label that it does not know, or no recording can be read.
+    """
+    from vagitus.checkpoint import load_model
+
+    reference, twin = _as_evaluate(*load_model(Path(model_path))), OnnxModel(onnx_path)
+    return _compare(reference, twin, _read(recordings, twin.sample_rate_hz), _labels(recordings, twin))
+
+
+def quantise(
+    onnx_path: Path | str,
+    recordings: Manifest,
+    out_path: Path | str,
+    *,
+    limits: Limits = INT8_LIMITS,
+) -> Parity:
+    """Write a model.onnx with 8-bit weights and activations, and only if it scores nearly as before.
+
+    Static, in QDQ form: the range of every activation is measured on real recordings. (Dynamic quantisation
+    would turn convolutions into integer operators that run slower than floats.) Convolutions and products
+    with a stored weight become 8-bit, one scale a channel; the front end, whose powers span twelve
+    decades, the layer that reads its features, recurrent layers and tensor trains stay float.
+
+    Args:
+        onnx_path: what ``export_onnx`` wrote.
+        recordings: to measure ranges on and to compare on; training recordings serve.
+        limits: beyond which the file is refused.
+
+    Returns:
+        The comparison of the two ONNX files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not such a file, 8-bit already, most of its weights cannot become 8-bit, no recording can be
+            read, or the two differ beyond ``limits``.
+        ImportError: onnx is missing.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    before = OnnxModel(onnx_path)
+    if before.header["numbers"] != "float32":
+        raise ValueError(
+            f"{onnx_path}: its numbers are {before.header['numbers']} already; quantise the float file"
+        )
+    model = onnx.load_model_from_string(Path(onnx_path).read_bytes())
+    del model.graph.value_info[:]  # shapes left by the exporter contradict those that are inferred
+    _fold_transposed_weights(model)
+    names = _quantisable(model, Path(onnx_path))
+    feeds = list(_calibration_feeds(before, recordings))
+    if not feeds:
+        raise ValueError(f"{recordings.source}: no recording can be read to measure ranges on; give others")
+
+    class Windows(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self.feeds = iter(feeds)
+
+        def get_next(self) -> dict[str, Float32] | None:
+            return next(self.feeds, None)
+
+    with atomic_path(Path(out_path)) as temporary:
+        quantize_static(
+            model,
+            temporary,
+            Windows(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=names,
+        )
+        small = onnx.load_model_from_string(temporary.read_bytes())
+        _strip(small)
+        del small.metadata_props[:]
+        header = before.header | {"numbers": "int8"}
+        small.metadata_props.add(
+            key=METADATA_KEY, value=json.dumps(header, sort_keys=True, ensure_ascii=False)
+        )
+        temporary.write_bytes(small.SerializeToString())
+        parity = _compare(
+            lambda blocks, n_samples: before.score(blocks, n_samples).pooled,
+            OnnxModel(temporary),
+            _read(recordings, before.sample_rate_hz),
+            _labels(recordings, before),
+        )
+        parity.refuse(limits)
+    return parity
+
+
+# What stands in the file.
+
+
+def _header(card: "ModelCard") -> dict[str, Any]:
+    from vagitus.audit import SILENT_DBFS
+    from vagitus.checkpoint import RESEARCH_ONLY
+
+    features = card.features
+    described = card.to_json()
+    described["provenance"] = {k: v for k, v in card.provenance.items() if k != "trained_on"}
+    return {
+        "format": FORMAT,
+        "notice": RESEARCH_ONLY,
+        "numbers": "float32",
+        "class_names": list(card.class_names),
+        "positive": card.positive,
+        "threshold": card.threshold,
+        "calibration": card.calibration,
+        "sample_rate_hz": features.sample_rate_hz,
+        "hop_samples": features.hop_samples,
+        "context_samples": _context_frames(card) * features.hop_samples,
+        "least_samples": features.window_samples,
+        "window_frames": _window_frames(card),
+        "n_rows": features.n_rows,
+        "silent_dbfs": SILENT_DBFS,
+        "card": _without_paths(described),
+    }
+
+
+def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata[METADATA_KEY])
+    except (KeyError, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: an ONNX model without a vagitus header; `vagitus export` writes one")
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: ONNX format {header.get('format')!r}, this version reads {FORMAT}; "
+            "install the vagitus that wrote it, or export the model again"
+        )
+    return header
+
+
+def _window_frames(card: "ModelCard") -> int:
+    return round(card.window_s * card.features.frames_per_s)
+
+
+def _context_frames(card: "ModelCard") -> int:
+    """Whole hops that hold half an analysis window."""
+    return -(-((card.features.window_samples + 1) // 2) // card.features.hop_samples)
+
+
+def _without_paths(value: Any) -> Any:
+    """Absolute paths, which name a person or a machine, are cut to their last part."""
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(inner) for inner in value]
+    return ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def _strip(model: Any) -> None:
+    """Take out what nothing reads: stack traces with paths of this machine, shapes, repetitions, long names."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = ""
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    kept = {value.name for value in (*graph.initializer, *graph.input, *graph.output)}
+    short: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], Any] = {}
+    nodes: list[Any] = []
+    for node in graph.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        outputs = [name for name in node.output if name not in kept]
+        if len(outputs) == len(node.output):
+            if node.op_type == "Identity" or (node.op_type == "Concat" and len(node.input) == 1):
+                short[node.output[0]] = node.input[0]
+                continue
+            # The exporter writes the same number and the same shape again for every use.
+            attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+            twin = seen.setdefault((node.op_type, node.domain, *node.input, *attributes), node)
+            if twin is not node:
+                short.update(zip(node.output, twin.output, strict=True))
+                continue
+        for name in filter(None, outputs):
+            short[name] = f"v{len(short)}"
+        node.output[:] = [short.get(name, name) for name in node.output]
+        node.name = ""
+        nodes.append(node)
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+# The graph.
+
+
+def _graph(model: "nn.Module", card: "ModelCard") -> Any:
+    """An ONNX ModelProto of the module's convention, as torch exports it."""
+    try:
+        import onnxscript  # noqa: F401 (torch's exporter needs it and says so less clearly)
+    except ImportError as error:
+        raise ImportError("exporting needs onnx and onnxscript: pip install 'vagitus[export]'") from error
+    import torch
+
+    network = _waveform_network(model, card)
+    n_samples = (_window_frames(card) + 2 * _context_frames(card)) * card.features.hop_samples
+    inputs = {"none": 1, "mean": 2, "keep_level": 2, "mean_std": 3}[card.features.normalisation]
+    names = ["waveform", "mean", "std"][:inputs]
+    # Two rows: torch takes a size of 1 for a constant.
+    examples = [torch.zeros(2, n_samples), *(torch.ones(2, card.features.n_rows) for _ in names[1:])]
+    batch = torch.export.Dim("batch")
+    shapes = [{0: batch, 1: torch.export.Dim("n_samples")}, *({0: batch} for _ in names[1:])]
+    program = torch.onnx.export(
+        network.eval(),
+        tuple(examples),
+        input_names=names,
+        output_names=["logits", "stretch_mean", "stretch_variance"][: 1 if inputs == 1 else 3],
+        dynamic_shapes=tuple(shapes),
+        dynamo=True,
+        optimize=False,  # it would fold cores into dense weights, and the front end's tables into matrices
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError(f"torch exported nothing of {card.model}")
+    return program.model_proto
+
+
+def _waveform_network(model: "nn.Module", card: "ModelCard") -> "nn.Module":
+    """The module that is exported: see this module's convention for what goes in and out."""
+    import torch
+    from torch import Tensor, nn
+
+    from vagitus.features import LEVEL_REFERENCE, STD_FLOOR
+    from vagitus.frontend import Frontend
+
+    features, context, window_frames = card.features, _context_frames(card), _window_frames(card)
+
+    class WaveformNetwork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frontend = Frontend(features.vary(normalisation="none"))
+            self.network = model
+
+        def forward(
+            self, waveform: Tensor, mean: Tensor | None = None, std: Tensor | None = None
+        ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+            y = self.frontend(waveform)[:, :, context:-context]  # (batch, n_rows, n_frames)
+            # A tensor, as the exporter cannot take a remainder by a size.
+            n_frames = torch.full((1,), y.shape[2], dtype=torch.int64)
+            window = y[:, :, torch.arange(window_frames) % n_frames]  # (batch, n_rows, window_frames)
+            if mean is None:
+                logits: Tensor = self.network(window)
+                return logits
+            logits = self.network(self.normalised(window, mean[:, :, None], std))
+            own = y.mean(dim=2)
+            return logits, own, (y - own[:, :, None]).square().mean(dim=2)
+
+        def normalised(self, y: Tensor, mean: Tensor, std: Tensor | None) -> Tensor:
+            """As ``features.normalise``, with mean (batch, n_rows, 1) of the recording and not of y."""
+            y = y - mean
+            if features.normalisation == "keep_level" and features.kind == "mfcc":
+                level = mean[:, :1] - math.sqrt(features.n_bands) * LEVEL_REFERENCE
+                y = torch.cat([y[:, :1] + level, y[:, 1:]], dim=1)
+            elif features.normalisation == "keep_level":
+                y = y + (mean.mean(dim=1, keepdim=True) - LEVEL_REFERENCE)
+            return y if std is None else y / std[:, :, None].clamp(min=STD_FLOOR)
+
+    return WaveformNetwork()
+
+
+# Quantisation.
+
+
+def _fold_transposed_weights(model: Any) -> None:
+    """Store a weight as the product takes it, where the graph transposes it first."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type != "Transpose" or node.input[0] not in stored:
+            continue
+        order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+        turned = np.ascontiguousarray(numpy_helper.to_array(stored[node.input[0]]).transpose(order))
+        graph.initializer.append(numpy_helper.from_array(turned, f"{node.input[0]}.{node.output[0]}"))
+        for user in graph.node:
+            user.input[:] = [
+                graph.initializer[-1].name if name == node.output[0] else name for name in user.input
+            ]
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def _quantisable(model: Any, path: Path) -> list[str]:
+    """Names of the nodes that multiply something heard by a weight of the network, but for the first.
+
+    The first reads the features, whose rows differ in spread fifty-fold in an MFCC: one scale for all of
+    them would leave the small ones a few of the 256 steps.
+    """
+    weights = {
+        tensor.name: math.prod(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.name.startswith("network.") and len(tensor.dims) > 1
+    }
+    for position, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}{position}"  # the quantiser goes by names
+    heard, names, n_quantised = {value.name for value in model.graph.input}, [], 0
+    for node in model.graph.node:
+        if not heard & set(node.input):
+            continue
+        heard |= set(node.output)
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
+            names.append(node.name)
+            n_quantised += weights[node.input[1]]
+    names = names[1:]
+    if 2 * n_quantised < sum(weights.values()):
+        raise ValueError(
+            f"{path}: {n_quantised} of {sum(weights.values())} weights are in convolutions and linear layers, the "
+            "others would stay float; keep the float file, or compress the model before its export"
+        )
+    return names
+
+
+def _calibration_feeds(model: OnnxModel, recordings: Manifest) -> Iterator[dict[str, Float32]]:
+    """Windows spread over the recordings, as many from each as the limit leaves it."""
+    most = max(1, CALIBRATION_WINDOWS // max(len(recordings), 1))
+    rows = np.unique(np.linspace(0, len(recordings) - 1, CALIBRATION_WINDOWS).astype(int))
+    for _, blocks in _read(recordings.select(rows), model.sample_rate_hz):
+        n_samples = sum(map(len, blocks()))
+        if n_samples < model.least_samples:
+            continue
+        chosen = set(np.linspace(0, len(model.starts(n_samples)) - 1, most).astype(int).tolist())
+        for position, feed in enumerate(model.window_feeds(blocks, n_samples)):
+            if position in chosen:
+                yield feed
+
+
+# The comparison.
+
+
+def _as_evaluate(model: "nn.Module", card: "ModelCard") -> Callable[[Blocks, int], Float64]:
+    """Logits (n_classes,) of a recording, through the features and the windows of ``evaluate``."""
+    from vagitus.features import featurise_stream
+    from vagitus.training import score_recordings
+
+    def score(blocks: Blocks, n_samples: int) -> Float64:
+        features = featurise_stream(blocks(), card.features)
+        logits = score_recordings(model, [features], window_frames=_window_frames(card))
+        return np.asarray(logits[0], np.float64)
+
+    return score
+
+
+def _compare(
+    before: Callable[[Blocks, int], Float64],
+    after: OnnxModel,
+    recordings: Iterable[tuple[int, Blocks]],
+    labels: NDArray[np.int64] | None,
+) -> Parity:
+    rows, logits = [], []
+    for row, blocks in recordings:
+        n_samples = sum(map(len, blocks()))
+        if n_samples >= after.least_samples:
+            rows.append(row)
+            logits.append((before(blocks, n_samples), after.score(blocks, n_samples).pooled))
+    if not rows:
+        raise ValueError("no recording can be read, so that nothing can be compared; give others")
+    z = np.array(logits).transpose(1, 0, 2)  # (before or after, n_recordings, n_classes)
+    # One calibration and threshold, those of the file, for both: the network is what may differ.
+    p = [after.probabilities(own) for own in z]
+    decided = [after.decisions(own, of) for own, of in zip(z, p, strict=True)]
+    metric = [math.nan, math.nan]
+    if labels is not None and (known := labels[rows] >= 0).any():
+        metric = [macro_auroc(labels[rows][known], own[known]) for own in p]
+    return Parity(
+        max_difference=float(np.abs(p[0] - p[1]).max()),
+        n_changed=int((decided[0] != decided[1]).sum()),
+        n_recordings=len(rows),
+        metric_before=metric[0],
+        metric_after=metric[1],
+    )
+
+
+def _decide(logits: NDArray[Any], probabilities: Float64, threshold: float | None) -> NDArray[np.int64]:
+    # As results.decide, which stands behind torch. Calibrated probabilities of several classes carry the
+    # prevalence, and the highest would only name the commonest.
+    if threshold is None:
+        return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+    return calibration.decide(probabilities, threshold)
+
+
+def _read(recordings: Manifest, sample_rate_hz: int) -> Iterator[tuple[int, Blocks]]:
+    """(row, samples) of the recordings that can be read."""
+    for row in range(len(recordings)):
+        start_s, end_s = recordings.stretch(row)
+        try:
+            blocks = recording_blocks(recordings.file(row), sample_rate_hz, start_s=start_s, end_s=end_s)
+        except AudioError:
+            continue
+        yield row, blocks
+
+
+def _labels(recordings: Manifest, model: OnnxModel) -> NDArray[np.int64]:
+    """(n,) class, -1 for a blank label."""
+    labels = np.full(len(recordings), -1, np.int64)
+    known = recordings.label != ""
+    if known.any():
+        labels[known] = recordings.select(np.flatnonzero(known)).encode_labels(model.class_names)
+    return labels
+
+
+def _noise(card: "ModelCard") -> Iterator[tuple[int, Blocks]]:
+    """Noise that swells, shorter than a window, as long, and longer by no whole number of hops."""
+    rng = np.random.default_rng(0)
+    window = round(card.window_s * card.features.sample_rate_hz)
+    for row, share in enumerate((0.4, 1.0, 2.63)):
+        n_samples = max(round(share * window), card.features.window_samples)
+        swell = np.geomspace(0.01, 0.3, n_samples)
+        samples = (swell * rng.standard_normal(n_samples).clip(-3, 3)).astype(np.float32)
+        yield row, lambda samples=samples: [samples]  # type: ignore[misc]

@@ -77,7 +77,7 @@ def test_the_corpora_are_listed_for_people_and_programs() -> None:
         (["study", "--corpus", "donatecry"], "no corpus 'donatecry'; did you mean 'donateacry'"),
         (["study", "--corpus", "donateacry"], "no data root; give --root or set $VAGITUS_DATA"),
         (["study", "--corpus", "simulated", "--task", "x"], "task 'x'"),
-        (["study", "manifest.csv", "--arms", "svm,tree"], "no arm tree; choose from"),
+        (["study", "manifest.csv", "--arms", "svm,tree"], "no arm 'tree'; choose from"),
         (["study", "manifest.csv", "--front-end", "mfcc"], "no front end 'mfcc'"),
         (["study", "manifest.csv", "--corpus", "simulated"], "not both"),
         (

@@ -296,7 +296,7 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arms": ("svm", "forest")}, "no arm forest; choose from prevalence"),
+        ({"arms": ("svm", "forest")}, "no arm 'forest'; choose from prevalence"),
         ({"arms": ("svm", "svm")}, "named twice"),
         ({"arms": ("svm", "blend")}, "blend is made of logmel\\+ridge and scratch; name them too"),
         ({"front_end": "mel"}, "no front end 'mel'; choose from"),

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 import zipfile
@@ -407,3 +409,31 @@ def test_a_damaged_header_raises_nothing_but_audio_errors(
     damage()
     # FFmpeg may believe a header as far as its own limits; ten hours of samples would be gigabytes.
     assert peak_mb() - before_mb < 300
+
+
+def test_channels_in_an_order_of_the_files_own_are_refused_and_do_not_kill_the_process(
+    tmp_path: Path,
+) -> None:
+    """A caf that describes its one channel as unused; glibc's own checks run in a process apart."""
+    plain = tiny("a.caf", "adpcm_ima_qt")
+    at = plain.index(b"chan")
+    (size,) = struct.unpack(">q", plain[at + 4 : at + 12])
+    # Layout tag 0: the channels are described one by one, by label, flags and three coordinates.
+    described = struct.pack(">IIIII12x", 0, 0, 1, 0, 0)
+    path = tmp_path / "a.caf"
+    path.write_bytes(
+        plain[:at] + b"chan" + struct.pack(">q", len(described)) + described + plain[at + 12 + size :]
+    )
+    for call in (probe, read):
+        with pytest.raises(AudioError, match="an order of its own"):
+            call(path)
+    code = "import sys; from vagitus.audio import AudioError, read\n"
+    code += "try: read(sys.argv[1])\nexcept AudioError: print('refused')"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        check=False,  # the code it ends with is what is tested
+        env=os.environ | {"MALLOC_CHECK_": "3", "LD_PRELOAD": "libc_malloc_debug.so.0"},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout.strip()) == (0, "refused")

@@ -25,6 +25,7 @@ what came before, so the samples may differ slightly from those of the whole fil
 gives the same samples.
 """
 
+import ctypes
 import math
 import os
 import re
@@ -478,6 +479,14 @@ class _FFmpeg:
         context = stream.codec_context
         if context is None or not context.sample_rate or context.format is None:
             raise AudioError(f"{path}: FFmpeg has no decoder for its sound; convert it to wav")
+        layout = context.layout
+        if " channels (" in layout.name:
+            # PyAV 18.1 frees the map of such a layout twice, with the layout and with its decoder, and the process
+            # dies. Never freed itself, this one costs some hundred bytes; decoding would make others.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+            raise AudioError(
+                f"{path}: places its channels in an order of its own, {layout.name}; convert it to wav"
+            )
         duration_s: Fraction | None = None
         if container.name not in ("mp3", "aac", "amr"):  # there FFmpeg estimates, from the bit rate
             if stream.duration is not None and stream.time_base is not None:
@@ -489,7 +498,7 @@ class _FFmpeg:
             container=container.name,
             codec=context.name,
             sample_rate_hz=context.sample_rate,
-            n_channels=context.layout.nb_channels,
+            n_channels=layout.nb_channels,
             n_samples=round(duration_s * context.sample_rate) if duration_s and duration_s > 0 else None,
             subtype=context.format.name,
         )

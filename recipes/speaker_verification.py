@@ -22,8 +22,8 @@ Where it departs from the thesis (arXiv:2010.04196)
                               dense network, as in the thesis, and from 1e-2 for tensor trains: the best on dev
                               with one seed, dense of 1e-3 and 3e-3, 3 cores at rank 2 of 3e-3, 1e-2 and 2e-2.
                               (The very first trials printed the test's EER too.)
-    crops of 160 frames       100, so that an utterance of 4 s gives four that do not overlap. With two of 160
-                              the embeddings fell together to one point and the loss stayed at log n_speakers.
+    crops of 160 frames       100, so that an utterance of 4 s gives four that do not overlap. With two of 160 the
+                              loss stayed near log n_speakers, that of embeddings all alike, over 200 steps.
     the last hidden state     the mean over the crop, from which the first hundred steps already learn.
     one seed, no interval     several, and an interval over speakers and seeds together.
 """
@@ -46,7 +46,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from tables import RESULTS, ROOT, markdown
+from tables import RESULTS, ROOT, size_table
 from torch import Tensor, nn
 
 import vagitus
@@ -261,7 +261,9 @@ def load_data(root: Path | None, cache: FeatureCache) -> Data:
         train[subset] = [subsets[subset][name] for name in names if name not in held_out]
         dev[subset] = dev_trials([subsets[subset][name] for name in sorted(held_out)])
     test = [subsets["test-other"][name] for name in sorted(subsets["test-other"])]
-    return Data(train, dev, _trials([[u for rounds in speaker.values() for u in rounds] for speaker in test]))
+    return Data(
+        train, dev, make_trials([[u for rounds in speaker.values() for u in rounds] for speaker in test])
+    )
 
 
 def dev_trials(speakers: list[Speaker]) -> Trials:
@@ -281,10 +283,10 @@ def dev_trials(speakers: list[Speaker]) -> Trials:
             chosen = np.linspace(0, len(joined) - 1, max(DEV_UTTERANCES // len(speaker), 1)).astype(np.int64)
             own += [joined[index] for index in chosen]
         utterances.append(own)
-    return _trials(utterances)
+    return make_trials(utterances)
 
 
-def _trials(utterances: list[list[Features]]) -> Trials:
+def make_trials(utterances: list[list[Features]]) -> Trials:
     speaker = np.repeat(np.arange(len(utterances)), [len(own) for own in utterances])
     return Trials([utterance for own in utterances for utterance in own], speaker)
 
@@ -313,9 +315,8 @@ def score_trials(model: nn.Module, trials: Trials, n_frames: int) -> tuple[NDArr
     """Speakers (n_trials, 2) and cosines (n_trials,) of all pairs of utterances."""
     embeddings = embed(model, trials.utterances, n_frames)
     first, second = np.triu_indices(len(embeddings), k=1)
-    return np.stack([trials.speaker[first], trials.speaker[second]], axis=1), (embeddings @ embeddings.T)[
-        first, second
-    ]
+    cosines = embeddings @ embeddings.T
+    return np.stack([trials.speaker[first], trials.speaker[second]], axis=1), cosines[first, second]
 
 
 def error_rate(speakers: NDArray[np.int64], scores: FloatArray) -> float:
@@ -485,31 +486,6 @@ def summaries(
             summary["difference_from_dense"] = asdict(difference)
         made.append(summary)
     return made
-
-
-def size_table(lines: list[dict[str, Any]], metric: str, title: str) -> str:
-    """Markdown of the summaries: sizes, the metric in per cent with its interval, and the difference from dense."""
-    rows = [["network", "parameters (of which bias)", "times smaller", title, "less dense"], ["---"] * 5]
-    for line in lines:
-        if line["kind"] != "summary":
-            continue
-        difference = line.get("difference_from_dense")
-        rows.append(
-            [
-                line["configuration"],
-                f"{line['parameters']:,} ({line['bias']:,})",
-                f"{line['times_smaller']:.0f}" if line["n_cores"] else "",
-                percent(line[metric], "estimate", ""),
-                percent(difference, "difference", "+") if difference else "",
-            ]
-        )
-    return markdown(rows)
-
-
-def percent(interval: Mapping[str, float], key: str, sign: str) -> str:
-    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(
-        *(100 * interval[end] for end in (key, "low", "high")), s=sign
-    )
 
 
 def table(lines: list[dict[str, Any]]) -> str:

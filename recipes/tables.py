@@ -7,6 +7,7 @@ replaced. RESULTS.md is written whole.
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,48 @@ def _against(area: dict[str, Any]) -> str:
     return "" if difference is None else f" ({difference:+.3f}, p {area['p_holm']:.2f})"
 
 
+def size_table(lines: list[dict[str, Any]], metric: str, title: str) -> str:
+    """Markdown of the summaries: sizes, the metric in per cent with its interval, and the difference from dense."""
+    rows = [["network", "parameters (of which bias)", "times smaller", title, "minus dense"], ["---"] * 5]
+    for line in lines:
+        if line["kind"] != "summary":
+            continue
+        difference = line.get("difference_from_dense")
+        rows.append(
+            [
+                line["configuration"],
+                f"{line['parameters']:,} ({line['bias']:,})",
+                f"{line['times_smaller']:.0f}" if line["n_cores"] else "",
+                percent(line[metric], "estimate", ""),
+                percent(difference, "difference", "+") if difference else "",
+            ]
+        )
+    return markdown(rows)
+
+
+def percent(interval: Mapping[str, float], key: str, sign: str) -> str:
+    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(
+        *(100 * interval[end] for end in (key, "low", "high")), s=sign
+    )
+
+
+# Recipes that train one network in many sizes: title, metric, name of its column.
+SIZES = {
+    "speaker-verification": ("Speaker verification by tensor trains", "test_eer", "test EER %"),
+    "digits": ("Sequential digits, 8 x 8", "test_error", "test error %"),
+}
+
+
+def size_section(name: str) -> str:
+    """One recipe of SIZES."""
+    title, metric, column = SIZES[name]
+    lines = read_results(name)
+    script = f"python recipes/{name.replace('-', '_')}.py"
+    n_seeds = len(of_kind(lines, "summary")[0]["seeds"])
+    text = f"\n## {title} ({name})\n\n`{script}`, then `{script} --collect`; {n_seeds} seeds, biases counted.\n\n"
+    return text + size_table(lines, metric, column)
+
+
 SECTIONS = {"study": section, "compression": smaller_section, "robustness_study": robustness_section}
 
 
@@ -210,7 +253,8 @@ def write_tables() -> None:
     """RESULTS.md whole, its plots, and every marked table of README.md."""
     names = sorted(path.stem for path in RESULTS.glob("*.jsonl"))
     kinds = {name: read_results(name)[0]["kind"] for name in names}
-    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(SECTIONS[kinds[name]](name) for name in names))
+    made = [size_section(name) if name in SIZES else SECTIONS[kinds[name]](name) for name in names]
+    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(made))
     for name in names:
         if kinds[name] == "compression":
             plot_smaller(name)

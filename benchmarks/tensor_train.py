@@ -2,6 +2,8 @@
 
     python benchmarks/tensor_train.py [--threads 1 2] [--hidden 256 512 768 1024] [--batch 1 32 128] [--json FILE]
 
+``--json benchmarks/results/tensor-train-speed.jsonl`` writes the lines that ``make results`` makes a table of.
+
 Every round runs all the contestants one after the other, and what is reported is the median over the rounds
 of the ratio to the dense layer in the same round: load on the machine falls on all of them alike. Times are
 wall-clock, one layer, 40 inputs, 100 steps; training is forward and backward with gradients of parameters.
@@ -32,6 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vagitus.files import write_atomic
 from vagitus.tensor_train import TTGRU, TTLSTM
 
 N_INPUTS, N_STEPS = 40, 100
@@ -268,7 +271,7 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="leave tensorly-torch out")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-export", action="store_true")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--json", type=Path, help="write the figures here as well, as JSON lines")
     parser.add_argument("--train-once", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train_once:
@@ -297,19 +300,21 @@ def main() -> None:
                         f"({p.choice:8s}) {''.join(peers)}",
                         flush=True,
                     )
-    figures: dict[str, Any] = {"points": [p._asdict() for p in points], "verdicts": verdicts(points)}
-    print("\n".join(figures["verdicts"]))
+    lines: list[dict[str, Any]] = [{"kind": "speed", "what": arguments.cell, **p._asdict()} for p in points]
+    lines += [{"kind": "verdict", "text": text} for text in verdicts(points)]
+    print("\n".join(line["text"] for line in lines if line["kind"] == "verdict"))
     if not arguments.no_memory and Path("/proc/self/status").exists():
-        figures["peak_mb"] = {
-            name: peak_memory_mb(name, 1024, 128) for name in ("dense", "rebuild", "contract")
-        }
-        print("training at H=1024, batch 128, peak MB: ", figures["peak_mb"])
+        peak = {name: peak_memory_mb(name, 1024, 128) for name in ("dense", "rebuild", "contract", "auto")}
+        lines.append({"kind": "memory", "hidden": 1024, "batch": 128, "peak_mb": peak})
+        print("training at H=1024, batch 128, peak MB: ", peak)
     if not arguments.no_export and importlib.util.find_spec("onnxscript"):
         torch.set_num_threads(1)
-        figures["export"] = exported(256)
-        print("exported LSTM-256: ", figures["export"])
+        files = exported(256)
+        lines.append({"kind": "export", "hidden": 256, "files": files})
+        print("exported LSTM-256: ", files)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        about = {"torch": torch.__version__, "rank": arguments.rank, "n_steps": N_STEPS, "n_inputs": N_INPUTS}
+        write_atomic(arguments.json, "".join(json.dumps(about | line) + "\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does a smaller network break sooner? ``python recipes/robustness_of_smaller_networks.py``, after smaller_networks.py.
 
-The dense res8 and its tensor trains of rank 1, 2, 4 and 8, of all five folds of the first seed, score the recordings
+The dense res8 and its tensor trains of rank 1, 2, 4 and 8, of all folds of the first seed, score the recordings
 that they never saw: clean, in gaussian noise, in noise of every ESC-10 class but the cries (another clip for each
 recording), and cut to 10 to 100 % of their length. Curves and areas under them with intervals over patients, each
 against the dense network on the same resamples, go to recipes/results/robustness-of-smaller-networks.jsonl.

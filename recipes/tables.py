@@ -1,4 +1,4 @@
-"""The tables of README.md and RESULTS.md, from recipes/results/*.jsonl: ``make results``.
+"""The tables of README.md and RESULTS.md, from the lines in recipes/results and benchmarks/results: ``make results``.
 
 A table stands between two markers, ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is
 replaced. RESULTS.md is written whole.
@@ -15,6 +15,7 @@ from vagitus.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
+BENCHMARKS = ROOT / "benchmarks" / "results"
 SHOWN = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "uar": "UAR", "brier": "Brier"}
 MARKED = re.compile(r"(<!-- table ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -29,7 +30,8 @@ not a diagnosis.
 
 def read_results(name: str) -> list[dict[str, Any]]:
     """The committed lines of one recipe."""
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    folder = RESULTS if (RESULTS / f"{name}.jsonl").exists() else BENCHMARKS
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
 def of_kind(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -37,8 +39,8 @@ def of_kind(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def cell(metric: dict[str, float | None]) -> str:
-    values = [metric[key] for key in ("estimate", "low", "high")]
-    if any(value is None for value in values):
+    values = [value for key in ("estimate", "low", "high") if (value := metric[key]) is not None]
+    if len(values) < 3:
         return "undefined"
     return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
@@ -246,12 +248,55 @@ def size_section(name: str) -> str:
     return text + size_table(lines, metric, column)
 
 
-SECTIONS = {"study": section, "compression": smaller_section, "robustness_study": robustness_section}
+def speed_section(name: str) -> str:
+    """The tensor-train benchmark: ratios to the dense layer, and what was aimed at."""
+    lines = read_results(name)
+    points = of_kind(lines, "speed")
+    first = points[0]
+    text = (
+        f"\n## Speed of tensor-train recurrent layers ({name})\n\n"
+        "`python benchmarks/tensor_train.py --json benchmarks/results/tensor-train-speed.jsonl`; "
+        f"{first['what'].upper()}, {first['n_inputs']} inputs, {first['n_steps']} steps, rank {first['rank']}, torch "
+        f"{first['torch']}. Time as a multiple of torch's dense layer in the same round, the median over rounds; "
+        "`auto` is what runs unless told otherwise.\n\n"
+    )
+    ways = ("rebuild", "contract", "auto")
+    head = ["threads", "hidden", "batch", "passes", "dense, ms", *ways, "tensorly-torch"]
+    rows = [head, ["---:"] * len(head)]
+    for point in points:
+        peers = [ratio for name, ratio in point["ratios"].items() if name in ("factorized", "reconstructed")]
+        rows.append(
+            [
+                *(str(point[key]) for key in ("threads", "hidden", "batch", "passes")),
+                f"{point['dense_ms']:.1f}",
+                *(f"{point['ratios'][way]:.2f}" for way in ways),
+                " ".join(f"{ratio:.2f}" for ratio in peers),
+            ]
+        )
+    text += markdown(rows) + "\n\n" + "\n".join(f"- {line['text']}" for line in of_kind(lines, "verdict"))
+    for line in of_kind(lines, "memory"):
+        peaks = ", ".join(f"{way} {value:.0f}" for way, value in line["peak_mb"].items())
+        text += f"\n- peak memory of training, hidden {line['hidden']}, batch {line['batch']}, MB: {peaks}"
+    for line in of_kind(lines, "export"):
+        files = ", ".join(
+            f"{way} {file['kilobytes']:.1f} kB, {file['milliseconds']:.2f} ms"
+            for way, file in line["files"].items()
+        )
+        text += f"\n- exported with hidden {line['hidden']}, a clip of 1 s in onnxruntime: {files}"
+    return text + "\n"
+
+
+SECTIONS = {
+    "speed": speed_section,
+    "study": section,
+    "compression": smaller_section,
+    "robustness_study": robustness_section,
+}
 
 
 def write_tables() -> None:
     """RESULTS.md whole, its plots, and every marked table of README.md."""
-    names = sorted(path.stem for path in RESULTS.glob("*.jsonl"))
+    names = sorted(path.stem for folder in (RESULTS, BENCHMARKS) for path in folder.glob("*.jsonl"))
     kinds = {name: read_results(name)[0]["kind"] for name in names}
     made = [size_section(name) if name in SIZES else SECTIONS[kinds[name]](name) for name in names]
     write_atomic(ROOT / "RESULTS.md", HEAD + "".join(made))

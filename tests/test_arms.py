@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import study_data
+import torch
 
 from vagitus.arms import ARMS, find_arm
 from vagitus.arms.contract import Arm, Scores
+from vagitus.arms.network import train_network
+from vagitus.checkpoint import load_model
 from vagitus.dataset import Dataset, write_feature_table
-from vagitus.splits import Fold, grouped_folds
+from vagitus.splits import Fold, fewer_subjects, grouped_folds
 
 NAMES = [*ARMS, "scratch+compressed", "gru+compressed"]
 
@@ -122,3 +125,55 @@ def test_a_compressed_arm_is_smaller_than_what_it_was_made_from(scores: dict[str
 def test_an_arm_that_is_not_there_is_refused(name: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         find_arm(name)
+
+
+def test_a_transferred_arm_begins_with_the_sources_weights_and_a_head_of_its_own(
+    dataset: Dataset, fold: Fold
+) -> None:
+    source, _ = load_model(dataset.sources["words"])
+    slow = study_data.BUDGET.model_copy(
+        update={"train": study_data.BUDGET.train.model_copy(update={"lr": 1e-12, "weight_decay": 0.0})}
+    )
+    model, _ = train_network(dataset, fold, slow, None, table="words", start=source)
+    for name, parameter in source.named_parameters():
+        if name.startswith("head"):
+            assert model.get_parameter(name).shape[0] == 2 != parameter.shape[0]
+        else:
+            torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["test", "unlabelled"])
+def test_continued_learning_hears_the_training_side_without_labels_and_never_the_test_side(
+    part: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores], tmp_path: Path
+) -> None:
+    thin = fewer_subjects(fold, dataset.labels, dataset.groups, 0.5, seed=0)
+    assert len(thin.unlabelled) and len(thin.test)
+    plain = dataset.tables["simclr plain"]
+    changed = set(getattr(thin, part).tolist())
+    other = write_feature_table(
+        tmp_path / "plain.npy",
+        plain.config,
+        np.diff(plain.offsets).tolist(),
+        (x[::-1] if i in changed else x for i, x in enumerate(plain)),
+    )
+    turned = replace(dataset, tables={**dataset.tables, "simclr plain": other})
+    same = np.array_equal(
+        fit("simclr+target", turned, thin).test_logits, fit("simclr+target", dataset, thin).test_logits
+    )
+    assert same == (part == "test")
+
+
+def test_of_several_learning_rates_the_one_that_ranks_the_dev_part_best_is_taken(
+    dataset: Dataset, fold: Fold
+) -> None:
+    def chosen(*rates: float) -> Scores:
+        budget = study_data.BUDGET.model_copy(update={"rates": rates})
+        return ARMS["scratch"].fit(dataset, fold, budget, None)
+
+    one, other, both = chosen(100.0), chosen(1.0), chosen(100.0, 1.0)
+    best = max((one, other), key=lambda scores: float(scores.chosen["dev_auroc"]))
+    assert (
+        best.chosen["dev_auroc"]
+        != min(one, other, key=lambda s: float(s.chosen["dev_auroc"])).chosen["dev_auroc"]
+    )
+    assert np.array_equal(both.test_logits, best.test_logits) and both.chosen["lr"] == best.chosen["lr"]

@@ -14,7 +14,7 @@ ORDER = [
     "manifest splits metrics statistics calibration fetch corpora losses tensor_train models",
     "dataset checkpoint encoders training compression transfer pretrain adapt verification arms robustness shift",
     "shortcuts audit config plan jobs results evaluate study plots outcome figures report",
-    "export predict stream scale serve cli __main__",
+    "export export_c predict stream scale serve cli_device cli __main__",
 ]
 ROOMS = [room for line in ORDER for room in line.split()]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vagitus.splits import (
     Fold,
     check_disjoint,
+    fewer_subjects,
     grouped_folds,
     leave_one_site_out,
     merge_subjects,
@@ -251,6 +252,32 @@ def test_most_folds_by_hand() -> None:
         3,
         4,
     ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_labels_of_fewer_subjects_are_nested_and_the_rest_is_unlabelled(seed: int) -> None:
+    labels, subjects = clinic(n_subjects=120, p_sick=0.4, seed=seed)
+    fold = grouped_folds(labels, subjects, n_folds=3, seed=seed)[0]
+    known = np.concatenate([fold.train, fold.dev])
+    n_known = len(np.unique(subjects[known]))
+    smaller: set[str] = set()
+    for share in (0.05, 0.25, 0.6):
+        part = fewer_subjects(fold, labels, subjects, share, seed=seed)
+        check_disjoint(part, subjects)
+        np.testing.assert_array_equal(part.test, fold.test)
+        everything = np.concatenate([part.train, part.dev, part.unlabelled])
+        np.testing.assert_array_equal(np.sort(everything), np.sort(known))
+        labelled = np.concatenate([part.train, part.dev])
+        for side in (part.train, part.dev):
+            assert set(labels[side]) == {"sick", "well"}
+        kept = set(subjects[labelled])
+        assert smaller <= kept
+        smaller = kept
+        # A class's first 4 subjects are kept whatever the share.
+        assert np.ceil(share * n_known) <= len(kept) <= np.ceil(share * n_known) + 8
+        assert part.note == f"labels of {len(kept)} of {n_known} training subjects"
+    assert fewer_subjects(fold, labels, subjects, 1.0, seed=seed) == fold
 
 
 def test_merged_subjects_join_in_chains_under_the_first_name() -> None:

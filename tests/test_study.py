@@ -5,6 +5,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import study_data
 
-from vagitus.checkpoint import load_model
+from vagitus.checkpoint import load_model, save_model, trained_on
 from vagitus.corpora.simulated import generate
 from vagitus.files import locked
 from vagitus.manifest import Manifest
@@ -306,12 +307,37 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
         ({"threshold_rule": "youden"}, "'youden'"),
         ({"budget": {"seed": 3}}, "the seed stands at the top"),
         ({"budget": {"n_members": 6}}, "6 members need as many inner folds, got 5"),
+        ({"sources": {"word": "x.safetensors"}}, "no source 'word'; choose from words"),
+        ({"arms": ("encoder-probe",)}, "a probe of an encoder needs the encoder"),
+        ({"arms": ("ge2e-probe",), "encoder": "onnx:x.onnx"}, "ge2e-probe needs encoder = 'ge2e:FILE'"),
+        ({"labelled_share": 0}, "labelled_share"),
+        ({"budget": {"rates": ()}}, "rates"),
         ({"budget": {"train": {"loss": "mse"}}}, "no loss 'mse'; choose from cross_entropy, hinge"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_it_starts(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudyConfig.model_validate({"data": "x.csv", **changes})
+
+
+def test_a_source_that_heard_the_studys_recordings_is_refused(manifest: Manifest, folder: Path) -> None:
+    path = study_data.source(folder / "learned.safetensors")
+    model, card = load_model(path)
+    learned = trained_on([manifest.file(3), manifest.file(5)])
+    save_model(path, model, replace(card, provenance={"trained_on": learned}))
+    with pytest.raises(
+        ValueError, match=r"row 5: the source 'words' \(learned.safetensors\) was trained on this"
+    ):
+        run(manifest, folder / "learned", arms=("words",), sources={"words": str(path)})
+
+
+def test_a_share_of_the_subjects_is_the_same_for_all_arms_and_said(manifest: Manifest, folder: Path) -> None:
+    thin = run(manifest, folder / "thin", arms=FITTED, labelled_share=0.5, n_folds=2)
+    notes = {(line["fold"], line["note"], line["n_train"] + line["n_dev"]) for line in thin.lines("fold")}
+    assert len(notes) == 2  # one a fold, whatever the arm
+    for _, note, n_labelled in notes:
+        n_subjects = n_labelled / 2  # each was recorded twice
+        assert 8 <= n_subjects < 12 and note == f"labels of {n_subjects:.0f} of 12 training subjects"
 
 
 def test_too_many_unreadable_recordings_stop_the_study(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ not safetensors is refused by its first bytes.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vagitus.features import FeatureConfig
-from vagitus.files import write_atomic
+from vagitus.files import content_hash, write_atomic
+from vagitus.manifest import Manifest
 from vagitus.models import build_model
 from vagitus.tensor_train.compress import Plan, pack, retensorize, unpack
 
 FORMAT = 1
+WEIGHTS = Path(__file__).parent / "weights"  # models that come with the package
 RESEARCH_ONLY = "Research use only, not a diagnosis."
+TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
 PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
 
 
@@ -82,6 +86,19 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             do not fit the model; the message names them.
     """
     tensors, header = read_tensors(path)
+    card = _card(path, header)
+    model = build_model(card.model, **card.options)
+    if card.compression:
+        tensors = unpack(tensors)
+        if card.compression["plan"]:
+            model = retensorize(model, Plan.from_json(card.compression["plan"]))
+    missing, extra = model.load_state_dict(tensors, strict=False)
+    if missing or extra:
+        raise ValueError(f"{path}: tensors do not fit {card.model}: missing {missing}, unexpected {extra}")
+    return model.eval(), card
+
+
+def _card(path: Path, header: dict[str, Any]) -> ModelCard:
     if "model" not in header:
         raise ValueError(f"{path}: holds tensors but no vagitus model; `vagitus train` or `study` writes one")
     if header.get("format") != FORMAT:
@@ -92,16 +109,38 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     fields = {name: header[name] for name in ModelCard.__dataclass_fields__ if name in header}
     fields["features"] = FeatureConfig(**fields["features"])
     fields["class_names"] = tuple(fields["class_names"])
-    card = ModelCard(**fields)
-    model = build_model(card.model, **card.options)
-    if card.compression:
-        tensors = unpack(tensors)
-        if card.compression["plan"]:
-            model = retensorize(model, Plan.from_json(card.compression["plan"]))
-    missing, extra = model.load_state_dict(tensors, strict=False)
-    if missing or extra:
-        raise ValueError(f"{path}: tensors do not fit {card.model}: missing {missing}, unexpected {extra}")
-    return model.eval(), card
+    return ModelCard(**fields)
+
+
+def shipped(name: str) -> Path:
+    """The file of a model that comes with the package.
+
+    Raises:
+        ValueError: there is none of that name; lists those there are.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in WEIGHTS.glob("*.safetensors")))
+        raise ValueError(f"no model {name!r} comes with this package; there are {known or 'none'}")
+    return path
+
+
+def read_card(path: Path) -> ModelCard:
+    """A model file's card alone. Errors as ``load_model``."""
+    return _card(path, read_tensors(path)[1])
+
+
+def trained_on(files: Iterable[Path]) -> list[str]:
+    """What a card keeps of the recordings: a short hash of each one's bytes, to recognise it, nothing to hear."""
+    return sorted({content_hash(file)[:TRAINED_ON_DIGITS] for file in set(files)})
+
+
+def learned_rows(card: ModelCard, manifest: Manifest) -> list[int]:
+    """Rows of a manifest that hold a recording which the model was trained on, under whatever name."""
+    known = set(card.provenance.get("trained_on", ()))
+    if not known:
+        return []
+    return [i for i in range(len(manifest)) if content_hash(manifest.file(i))[:TRAINED_ON_DIGITS] in known]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

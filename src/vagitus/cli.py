@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from vagitus import cli_device
+
 if TYPE_CHECKING:
     from vagitus.manifest import Manifest
 
-RESEARCH_ONLY = "Research use only, not a diagnosis."
+RESEARCH_ONLY = cli_device.RESEARCH_ONLY
 
 app = typer.Typer(
     name="vagitus",
@@ -138,6 +140,26 @@ def study(
             show_default=False,
         ),
     ] = None,
+    labelled_share: Annotated[
+        float | None,
+        typer.Option(
+            "--labelled-share",
+            help="Share of the training subjects whose labels are read. Default 1.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="NAME=FILE",
+            show_default=False,
+            help="A model of `pretrain` for the arms words, speakers or simclr. Default: those that come along.",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option("--encoder", metavar="KIND:FILE", help="ge2e, panns or onnx, for the probes of it.")
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Smaller searches and shorter training.")] = False,
     audio: Annotated[
         bool, typer.Option("--audio/--no-audio", help="Whether the report can play its worst recordings.")
@@ -171,6 +193,9 @@ def study(
         "repeats": repeats,
         "seed": seed,
         "max_bad": max_bad,
+        "labelled_share": labelled_share,
+        "sources": _named_files(source or []) or None,
+        "encoder": encoder,
         "budget": QUICK.model_dump() if quick else None,
     }
     if use_split and (leave_one_site_out or target_site):
@@ -344,6 +369,117 @@ def train(
     print(json.dumps(about) if as_json else f"{out}: {' or '.join(card.class_names)}. {RESEARCH_ONLY}")
 
 
+@app.command()
+def pretrain(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MANIFEST...", show_default=False, help="Recordings to learn from."),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", show_default=False, help="A corpus as well or instead; may be repeated."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="words, speakers, gender; simclr or vicreg need no labels.")
+    ] = "words",
+    root: Root = None,
+    out: Annotated[Path, typer.Option("--out", help="Model file to write.")] = Path("source.safetensors"),
+    front_end: Annotated[
+        str, typer.Option("--front-end", help="Feature preset; the target must be heard through the same.")
+    ] = "mfcc40",
+    normalisation: Annotated[
+        str, typer.Option("--normalisation", help="none, mean, mean_std or keep_level.")
+    ] = "mean",
+    network: Annotated[str, typer.Option("--model", help="res8, small, cnn14, ecapa, lstm, ...")] = "res8",
+    start: Annotated[
+        Path | None,
+        typer.Option("--start", show_default=False, help="A model to go on from, without labels."),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option("--noise", help="A corpus or manifest to mix into views, for simclr and vicreg.")
+    ] = "",
+    keep_out: Annotated[
+        str,
+        typer.Option(
+            "--keep-out",
+            help="The target's corpus or manifest: refused if any of it is among the recordings.",
+        ),
+    ] = "",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", show_default=False)] = None,
+    window_s: Annotated[
+        float | None, typer.Option("--window-s", show_default=False, help="Length of a crop, seconds.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    cache: Cache = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Learn a source model from adult speech, or from any sound without labels."""
+    from vagitus.config import checked
+    from vagitus.features import PRESETS
+    from vagitus.pretrain import (
+        METHODS,
+        SELF_SUPERVISED,
+        SUPERVISED,
+        TASKS,
+        pretrain_selfsupervised,
+        pretrain_supervised,
+    )
+    from vagitus.training import TrainConfig
+
+    if task not in (*TASKS, *METHODS):
+        raise ValueError(f"no task {task!r}; choose from {', '.join((*TASKS, *METHODS))}")
+    if front_end not in PRESETS:
+        raise ValueError(f"no front end {front_end!r}; choose from {', '.join(PRESETS)}")
+    is_supervised = task in TASKS
+    for name, value in (("--start", start), ("--noise", noise)):
+        if value and is_supervised:
+            raise ValueError(f"{name} is for simclr and vicreg; leave it out for {task}")
+    # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
+    manifests = [_open(name, "", root)[0] for name in data or ()]
+    manifests += [_open(name, task if is_supervised else "", root)[0] for name in corpus or ()]
+    if not manifests:
+        raise ValueError("nothing to learn from: give a manifest or --corpus NAME")
+    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "window_s": window_s}
+    own = (SUPERVISED if is_supervised else SELF_SUPERVISED).model_dump()
+    config = checked(TrainConfig, own | {k: v for k, v in changes.items() if v is not None}, "options")
+    given: dict[str, Any] = {
+        "front_end": PRESETS[front_end].vary(normalisation=normalisation),
+        "cache": cache or default_cache(),
+        "model_name": network,
+        "config": config,
+        "seed": seed,
+        "n_workers": workers or None,
+        "test": _open(keep_out, "", root)[0] if keep_out else None,
+        "record": {"command": shlex.join(["vagitus", *sys.argv[1:]])},
+    }
+    if not is_supervised:
+        given |= {"start": start, "noise": _open(noise, "", root)[0] if noise else None}
+    learn = pretrain_supervised if is_supervised else pretrain_selfsupervised
+    with _epochs(as_json, config.epochs) as (announce, on_epoch):
+        made = learn(manifests, task, out, announce=announce, on_epoch=on_epoch, **given)  # type: ignore[arg-type]
+    metrics = made.card.provenance["metrics"]
+    if as_json:
+        print(json.dumps({"model": str(out) if made.saved else None, "collapse": made.collapse, **metrics}))
+    elif made.saved:
+        print(f"{out}: {', '.join(f'{k} {v:.3f}' for k, v in metrics.items() if isinstance(v, float))}")
+    else:
+        print(f"{out} is not written: {made.collapse}", file=sys.stderr)
+    return 0 if made.saved else 1
+
+
+def _named_files(given: list[str]) -> dict[str, str]:
+    named = {}
+    for text in given:
+        name, is_named, file = text.partition("=")
+        if not is_named or not file:
+            raise ValueError(f"--source {text!r}: write NAME=FILE, as in words=mine.safetensors")
+        named[name] = file
+    return named
+
+
 @app.command(epilog=RESEARCH_ONLY)
 def compress(
     model: Annotated[Path, typer.Argument(show_default=False, help="model.safetensors of train or study.")],
@@ -372,7 +508,10 @@ def compress(
         typer.Option("--tolerance", help="Relative error of every matrix, instead.", show_default=False),
     ] = None,
     bits: Annotated[int, typer.Option("--bits", help="Of a stored weight: 8, 16 or 32.")] = 32,
-    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Of fine-tuning.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=0, help="Of fine-tuning on recordings. Default 5.", show_default=False),
+    ] = None,
     cache: Cache = None,
     workers: Workers = 0,
     as_json: AsJson = False,
@@ -382,9 +521,13 @@ def compress(
     from vagitus.config import checked
     from vagitus.study import compress_model
 
-    given = {"ratio": ratio, "rank": rank, "tolerance": tolerance}
+    if epochs is not None and not (data or corpus):
+        raise ValueError(
+            "--epochs is of fine-tuning, which needs recordings: give a manifest or --corpus NAME"
+        )
+    given = {"ratio": ratio, "rank": rank, "tolerance": tolerance, "epochs": epochs}
     options = {name: value for name, value in given.items() if value is not None}
-    config = checked(CompressConfig, {"method": method, "bits": bits, "epochs": epochs, **options}, "options")
+    config = checked(CompressConfig, {"method": method, "bits": bits, **options}, "options")
     manifest = _open(_one_of(data, corpus), task, root)[0] if data or corpus else None
     with _progress(as_json) as announce:
         found = compress_model(
@@ -549,9 +692,9 @@ def _epochs(
     """As ``_progress``, and a bar that each epoch's record moves on."""
 
     def said(record: dict[str, float]) -> str:
-        return (
-            f"epoch {record['epoch'] + 1:.0f}: loss {record['task']:.3f}, dev AUROC {record['dev_score']:.3f}"
-        )
+        shown = {name: value for name, value in record.items() if name not in ("epoch", "lr")}
+        values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
+        return f"epoch {record['epoch'] + 1:.0f}: {values}"
 
     if quiet or not sys.stderr.isatty():
         with _progress(quiet) as announce:
@@ -601,3 +744,6 @@ def _cell(metric: dict[str, float | None]) -> str:
     values = [metric[key] for key in ("estimate", "low", "high")]
     estimate, low, high = (None if value is None else f"{value:.3f}" for value in values)
     return f"{estimate or 'undefined'}" + (f" [{low}, {high}]" if low and high else "")
+
+
+cli_device.register(app)

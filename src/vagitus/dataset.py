@@ -4,8 +4,8 @@ A feature table is one memory-mapped file, so that memory does not grow with the
 recordings and every worker process reads the same pages.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -96,7 +96,10 @@ class Dataset:
             no group stands on both sides of a split.
         duration_s: (n,) length of each recording or stretch.
         tables: feature tables by front end ("study", "logmel", "mfcc"; "study …" for what networks may
-            choose instead of "study").
+            choose instead of "study"; a source model's name for what it hears, and "… plain" for the
+            log-mel of the same).
+        sources: model files by the name of the source.
+        embeddings: (n, dim) of each recording by an encoder that others trained; (0, 0) without one.
     """
 
     manifest: Manifest
@@ -105,6 +108,8 @@ class Dataset:
     groups: NDArray[np.str_]
     duration_s: NDArray[np.float64]
     tables: dict[str, FeatureTable]
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    embeddings: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from vagitus import calibration
-from vagitus.checkpoint import RESEARCH_ONLY, ModelCard, load_model
+from vagitus.checkpoint import RESEARCH_ONLY, ModelCard, learned_rows, load_model
 from vagitus.features import FeatureCache, featurise_files
-from vagitus.files import content_hash
 from vagitus.manifest import Manifest
 from vagitus.metrics import METRICS, statistic
 from vagitus.results import NO_INTERVAL, decide
@@ -51,12 +52,7 @@ def evaluate(
         ValueError: not a model, a label it does not know, no labelled recording, or a recording that
             it was trained on.
     """
-    model, card = load_model(path)
-    labelled = manifest.labelled()
-    if len(labelled) == 0:
-        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
-    y = labelled.encode_labels(card.class_names)
-    _refuse_trained_on(path, card, labelled)
+    model, card, labelled, y = _load(path, manifest)
     jobs = [(labelled.file(i), *labelled.stretch(i)) for i in range(len(labelled))]
     found = dict(featurise_files(jobs, card.features, FeatureCache(cache), n_workers))
     excluded = {str(labelled.path[i]): str(x) for i, x in sorted(found.items()) if isinstance(x, Exception)}
@@ -121,12 +117,7 @@ def measure_robustness(
     Raises:
         FileNotFoundError, ValueError: as ``evaluate``, and as ``robustness.sweep``.
     """
-    model, card = load_model(path)
-    labelled = manifest.labelled()
-    if len(labelled) == 0:
-        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
-    y = labelled.encode_labels(card.class_names)
-    _refuse_trained_on(path, card, labelled)
+    model, card, labelled, y = _load(path, manifest)
     found = sweep(
         {path.name: (model, card)},
         labelled,
@@ -155,14 +146,17 @@ def measure_robustness(
     }
 
 
-def _refuse_trained_on(path: Path, card: ModelCard, manifest: Manifest) -> None:
-    known = set(card.provenance.get("trained_on", ()))
-    if not known:
-        return
-    n_digits = len(next(iter(known)))
-    seen = [i for i in range(len(manifest)) if content_hash(manifest.file(i))[:n_digits] in known]
+def _load(path: Path, manifest: Manifest) -> tuple[nn.Module, ModelCard, Manifest, NDArray[np.int64]]:
+    """The model, its card, the labelled recordings, none of which it was trained on, and their classes."""
+    model, card = load_model(path)
+    labelled = manifest.labelled()
+    if len(labelled) == 0:
+        raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
+    y = labelled.encode_labels(card.class_names)
+    seen = learned_rows(card, labelled)
     if seen:
         raise ValueError(
-            f"{manifest.where(seen[0])}: {path.name} was trained on this recording and {len(seen) - 1} more of "
-            f"these {len(manifest)}; evaluate on others (the study's predictions.csv has honest scores of these)"
+            f"{labelled.where(seen[0])}: {path.name} was trained on this recording and {len(seen) - 1} more of "
+            f"these {len(labelled)}; evaluate on others (the study's predictions.csv has honest scores of these)"
         )
+    return model, card, labelled, y

@@ -70,7 +70,7 @@ def run_jobs(
         else:
             waiting.append(job)
     # Networks take longest: started first, they do not leave one processor idle at the end.
-    waiting.sort(key=lambda job: _arm(job).front_end != "study" and job.arm != "svm")
+    waiting.sort(key=lambda job: _arm(job).front_end not in ("study", *dataset.sources) and job.arm != "svm")
     context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
@@ -99,11 +99,15 @@ def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
     """
     arm, manifest = _arm(job), dataset.manifest
     facts: list[Any] = [vagitus.__version__, job.arm, job.ships, job.budget.model_dump(), dataset.class_names]
-    facts += [part.tolist() for part in (job.fold.train, job.fold.dev, job.fold.test)]
+    facts += [part.tolist() for part in (job.fold.train, job.fold.dev, job.fold.test, job.fold.unlabelled)]
     facts += [dataset.labels.tolist(), dataset.groups.tolist()]
-    if arm.front_end:
+    if arm.front_end == "encoder":
+        facts.append(hashlib.blake2b(dataset.embeddings.tobytes(), digest_size=16).hexdigest())
+    elif arm.front_end:
         tables = dataset.inputs if arm.front_end == "study" else (arm.front_end,)
         facts.append([digests[table] for table in tables])
+        if arm.front_end in dataset.sources:
+            facts.append(content_hash(dataset.sources[arm.front_end]))
     else:
         columns = {"site": manifest.site, "duration_s": dataset.duration_s, **manifest.covariates}
         facts.append({name: column.tolist() for name, column in columns.items()})

@@ -232,7 +232,7 @@ class _Path:
         self.switch = SWITCH_COST * COSTS_HOP_S / hop_s
         self.jump = JUMP_COST * COSTS_HOP_S / hop_s
         self.n_lag = max(1, round(LAG_S / hop_s))
-        self.gain: Float64 | None = None  # of the best path to each state; the last one is "unvoiced"
+        self.gain: Float64 = np.empty(0)  # of the best path to each state; the last one is "unvoiced"
         self.octave = np.zeros(0)  # log2 F0 of each state, NaN for "unvoiced"
         self.previous: list[NDArray[np.intp]] = []  # of each undecided frame
         self.values: list[Float64] = []  # (n_states, 2) F0 and periodicity
@@ -249,7 +249,7 @@ class _Path:
         octaves = np.log2(values[:, :, 0])
         for t in range(n_frames):
             octave = octaves[t]
-            if self.gain is None:
+            if self.gain.size == 0:
                 self.gain, previous = gains[t], np.arange(octave.size)
             else:
                 cost = np.abs(octave[:, None] - self.octave) * self.jump
@@ -270,7 +270,6 @@ class _Path:
         return self._decide(len(self.values)) if self.values else np.empty((0, 2))
 
     def _decide(self, n: int) -> Float64:
-        assert self.gain is not None
         state = int(self.gain.argmax())
         states = np.empty(len(self.values), np.intp)
         for t in range(len(states) - 1, -1, -1):

@@ -1,6 +1,6 @@
 """What a study is before its jobs: its settings, its recordings as a dataset, and its folds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,16 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, find_arm
+from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, SOURCES, find_arm
 from vagitus.arms.contract import Arm, Blend, Budget
+from vagitus.arms.transferred import PLAIN, continued
+from vagitus.audio import AudioError
 from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
+from vagitus.checkpoint import learned_rows, read_card, shipped
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
+from vagitus.encoders import EmbeddingCache, open_encoder
 from vagitus.features import PRESETS, FeatureCache, FeatureConfig, Normalisation, featurise_files
 from vagitus.manifest import Manifest, validate_for_study
 from vagitus.splits import (
     Fold,
     check_disjoint,
+    fewer_subjects,
     grouped_folds,
     leave_one_site_out,
     merge_subjects,
@@ -46,6 +51,9 @@ class StudyConfig(BaseModel):
         positive: the positive class of a binary label; "" to go by the corpus or the names.
         arms: names that ``find_arm`` knows; a blend needs the arms it is made of.
         front_end: a preset of PRESETS; "" for the corpus's own.
+        sources: model files by the name of the source (SOURCES) that an arm begins with; those not named come
+            with the package.
+        encoder: KIND:FILE of what others trained, for the arms ``encoder-probe`` and ``ge2e-probe``.
         normalisation: of the networks' input, per recording; of several, each network arm takes the one
             that does best on its dev parts. "mean" removes the channel (cepstral mean subtraction),
             "keep_level" leaves the recording's overall level in.
@@ -53,6 +61,8 @@ class StudyConfig(BaseModel):
             manifest's split).
         target_site: with "sites", test on this one only.
         n_folds, repeats: of "subjects".
+        labelled_share: the share of the training side's subjects whose labels may be read; the others'
+            recordings are left to learning without labels.
         seed: of folds, training and resampling.
         max_bad: share of recordings that may be unreadable before the study stops.
         n_resamples, level: of the bootstrap intervals.
@@ -69,11 +79,14 @@ class StudyConfig(BaseModel):
     positive: str = ""
     arms: tuple[str, ...] = DEFAULT_ARMS
     front_end: str = ""
+    sources: dict[str, str] = {}
+    encoder: str = ""
     normalisation: tuple[Normalisation, ...] = Field(("mean",), min_length=1)
     split: str = Field("subjects", pattern="^(subjects|sites|column)$")
     target_site: str = ""
     n_folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)
+    labelled_share: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0)
     max_bad: float = Field(0.05, ge=0, le=1)
     n_resamples: int = Field(2000, ge=100)
@@ -94,6 +107,15 @@ class StudyConfig(BaseModel):
             raise ValueError("an arm is named twice")
         if self.front_end and self.front_end not in PRESETS:
             raise ValueError(f"no front end {self.front_end!r}; choose from {', '.join(PRESETS)}")
+        unknown = [name for name in self.sources if name not in SOURCES]
+        if unknown:
+            raise ValueError(f"no source {unknown[0]!r}; choose from {', '.join(SOURCES)}")
+        if "encoder" in _fronts(self.arms) and not self.encoder:
+            raise ValueError("a probe of an encoder needs the encoder: encoder = 'ge2e:FILE' or 'onnx:FILE'")
+        if "ge2e-probe" in self.arms and not self.encoder.startswith("ge2e:"):
+            raise ValueError(
+                f"ge2e-probe needs encoder = 'ge2e:FILE', got {self.encoder!r}; or name encoder-probe"
+            )
         if self.target_site and self.split != "sites":
             raise ValueError("a target site needs split = 'sites'")
         if self.repeats > 1 and self.split != "subjects":
@@ -148,8 +170,10 @@ def make_plan(
             most_folds(labels[known], groups[known], config.budget.n_inner_folds, seed=config.seed + repeat)
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
-    chosen = front_ends(preset, config.arms, config.normalisation)
+    sources = source_files(config)
+    chosen = front_ends(preset, config.arms, config.normalisation) | source_front_ends(sources, config.arms)
     tables = feature_tables(usable, chosen, cache, out / "work", n_workers)
+    _refuse_learned(usable, sources)
     dataset = Dataset(
         manifest=usable,
         labels=labels,
@@ -157,6 +181,12 @@ def make_plan(
         groups=groups,
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
+        sources=sources,
+        **(
+            {"embeddings": embed(usable, config.encoder, cache.folder)}
+            if "encoder" in _fronts(config.arms)
+            else {}
+        ),
     )
     return Plan(dataset, found, repeats, notes)
 
@@ -216,7 +246,7 @@ def front_ends(
     classical arms standardise by themselves, and take the level of a band as evidence.
     """
     first, *others = normalisations
-    wanted = {arm.front_end for arm in map(find_arm, arms) if isinstance(arm, Arm)}
+    wanted = _fronts(arms)
     networks = {"study": study.vary(normalisation=first)}
     networks |= {f"study {name}": study.vary(normalisation=name) for name in others}
     every = {
@@ -224,6 +254,67 @@ def front_ends(
         "mfcc": study.vary(kind="mfcc", normalisation="none"),
     }
     return networks | {name: every[name] for name in every if name in wanted}
+
+
+def source_files(config: StudyConfig) -> dict[str, Path]:
+    """The model files that this study's arms begin with, by the name of the source.
+
+    Raises:
+        ValueError: a source that neither the study names nor the package holds.
+    """
+    return {
+        name: Path(config.sources[name]) if name in config.sources else shipped(name)
+        for name in SOURCES
+        if name in _fronts(config.arms)
+    }
+
+
+def source_front_ends(sources: Mapping[str, Path], arms: tuple[str, ...]) -> dict[str, FeatureConfig]:
+    """What each source model hears, by its name; and that as plain log-mel where views are made of it."""
+    heard = {name: read_card(path).features for name, path in sources.items()}
+    views = {
+        arm.front_end + PLAIN
+        for arm in map(find_arm, arms)
+        if isinstance(arm, Arm) and getattr(arm.fit, "func", None) is continued
+    }
+    plain = {
+        name + PLAIN: config.vary(kind="logmel", n_mfcc=None, normalisation="none")
+        for name, config in heard.items()
+    }
+    return heard | {name: config for name, config in plain.items() if name in views}
+
+
+def embed(manifest: Manifest, encoder_name: str, folder: Path) -> NDArray[np.float32]:
+    """(n, dim) embeddings of the recordings, cached under ``folder``.
+
+    Raises:
+        ValueError: no such encoder, or a recording that it cannot embed; names the row.
+    """
+    encoder = open_encoder(encoder_name)
+    cache = EmbeddingCache(folder / "embeddings")
+    rows = []
+    for i in range(len(manifest)):
+        start_s, end_s = manifest.stretch(i)
+        try:
+            rows.append(cache.get_or_compute(manifest.file(i), encoder, start_s=start_s, end_s=end_s))
+        except AudioError as error:
+            raise ValueError(f"{manifest.where(i)}: {error}") from error
+    return np.stack(rows)
+
+
+def _refuse_learned(manifest: Manifest, sources: Mapping[str, Path]) -> None:
+    """A source that has heard a study's recordings would be tested on what it learned."""
+    for name, path in sources.items():
+        learned = learned_rows(read_card(path), manifest)
+        if learned:
+            raise ValueError(
+                f"{manifest.where(learned[0])}: the source {name!r} ({path.name}) was trained on this recording and "
+                f"{len(learned) - 1} more of these {len(manifest)}; train one without them: `vagitus pretrain`"
+            )
+
+
+def _fronts(arms: tuple[str, ...]) -> set[str]:
+    return {arm.front_end for arm in map(find_arm, arms) if isinstance(arm, Arm)}
 
 
 def feature_tables(
@@ -267,6 +358,17 @@ def make_folds(
             grouped_folds(labels, groups, n_folds=config.n_folds, seed=config.seed, repeat=repeat)
             for repeat in range(config.repeats)
         ]
+    for fold in (fold for folds in repeats for fold in folds):
+        check_disjoint(fold, groups)
+    if config.labelled_share == 1:
+        return repeats
+    repeats = [
+        [
+            fewer_subjects(fold, labels, groups, config.labelled_share, seed=config.seed + repeat)
+            for fold in folds
+        ]
+        for repeat, folds in enumerate(repeats)
+    ]
     for fold in (fold for folds in repeats for fold in folds):
         check_disjoint(fold, groups)
     return repeats

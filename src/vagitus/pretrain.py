@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from vagitus.audio import AudioError, read
 from vagitus.augment import mask_bands_and_frames
 from vagitus.calibration import Identity, softmax
-from vagitus.checkpoint import ModelCard, save_model
+from vagitus.checkpoint import ModelCard, save_model, trained_on
 from vagitus.corpora import CORPORA
 from vagitus.dataset import FeatureTable, write_feature_table
 from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureCache, FeatureConfig, Stretch, featurise_files
@@ -63,7 +63,6 @@ MEASURED_ON = {
 N_PARTS = 5  # a fifth of the speakers, or of each one's utterances, is the test part; dev is made likewise
 LEAST_UTTERANCES = 3  # of a speaker: one each for train, dev and test
 MAX_BAD = 0.05  # share of recordings that may be unreadable
-HASH_DIGITS = 12  # of a recording's bytes in a model's card, as in those of a study
 N_NAMED = 3  # recordings in a message
 
 # The thesis's 26 epochs and batch of 64 on Speech Commands (arXiv:1906.10199); crops of a word's second.
@@ -508,9 +507,7 @@ def _card(
             "train": config.model_dump(mode="json"),
             "n_recordings": len(heard.subject),
             "n_subjects": len(np.unique(heard.subject)),
-            "trained_on": sorted(
-                {content_hash(Path(file))[:HASH_DIGITS] for file in set(heard.recording.tolist())}
-            ),
+            "trained_on": trained_on(map(Path, heard.recording.tolist())),
             **(record or {}),
         },
     )

@@ -653,14 +653,13 @@ def _breaths(
 
     # Both ends are continued by their own frame, so that frame t of the result is about frame t.
     n_before = len(smoothing) // 2
-    recent: Float64 | None = None
+    recent: Float64 = np.empty(0)
     for power in _band_power(blocks, sample_rate_hz, BREATH_BAND_HZ):
-        recent = np.concatenate([np.full(n_before, power[0]) if recent is None else recent, power])
+        recent = np.concatenate([recent if recent.size else np.full(n_before, power[0]), power])
         if len(recent) >= len(smoothing):
             level_db = _db(np.convolve(recent, smoothing, "valid"))
             yield from found(floor.push(level_db.astype(np.float32)[:, None]))
             recent = recent[len(recent) - len(smoothing) + 1 :]
-    assert recent is not None  # `framed` refused a recording without frames
     ending = np.concatenate([recent, np.full(len(smoothing) - 1 - n_before, recent[-1])])
     rest = np.convolve(ending, smoothing, "valid") if len(ending) >= len(smoothing) else np.empty(0)
     yield from found(floor.push(_db(rest).astype(np.float32)[:, None], last=True))

@@ -9,7 +9,9 @@ Conventions
     folds, in whatever order the recordings come. There is no option to let a subject stand on two sides.
 """
 
+import math
 from collections.abc import Iterable
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +29,17 @@ N_ATTEMPTS = 20
 
 
 class Fold(NamedTuple):
-    """One division of the recordings; ``note`` says what a reader of its numbers must know."""
+    """One division of the recordings; ``note`` says what a reader of its numbers must know.
+
+    ``unlabelled`` are recordings of the training side whose labels no arm may read (``fewer_subjects``).
+    """
 
     name: str
     train: Ints
     dev: Ints
     test: Ints
     note: str = ""
+    unlabelled: Ints = np.empty(0, np.int64)
 
 
 def grouped_folds(
@@ -296,6 +302,51 @@ def merge_subjects(subjects: ArrayLike, pairs: Iterable[tuple[str, str]]) -> NDA
     return names[[root(i) for i in range(len(names))]][group]
 
 
+def fewer_subjects(
+    fold: Fold, labels: ArrayLike, subjects: ArrayLike, share: float, *, seed: int = 0
+) -> Fold:
+    """The same test side with labels of only a share of the training side's subjects.
+
+    Subjects are drawn in one random order for all shares, so that those of a smaller share are among those of
+    a larger; of a class that would be left with fewer than two folds need, the next are drawn as well. What
+    is kept is divided anew into train and dev; the other recordings become ``unlabelled``.
+
+    Args:
+        labels, subjects: (n_recordings,) of the dataset that ``fold`` indexes.
+        share: of the subjects, in (0, 1]; 1 gives the fold back.
+        seed: of the order.
+
+    Raises:
+        ValueError: ``share`` lies outside (0, 1], or a class has too few subjects whatever the share.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of subjects must lie in (0, 1], got {share!r}")
+    if share == 1:
+        return fold
+    known = np.sort(np.concatenate([fold.train, fold.dev]))
+    _, y, group = _groups(np.asarray(labels)[known], np.asarray(subjects)[known])
+    has = _class_counts(y, group) > 0  # (n_subjects, n_classes)
+    order = np.random.default_rng(seed).permutation(len(has))
+    # Of each class the first few in the order are kept even where the share would not reach them.
+    rank_within_class = has[order].cumsum(axis=0) * has[order]
+    needed = ((rank_within_class > 0) & (rank_within_class <= subjects_needed(2))).any(axis=1)
+    kept_subjects = order[(np.arange(len(order)) < math.ceil(share * len(order))) | needed]
+    kept = np.isin(group, kept_subjects)
+    own_y, own_group = y[kept], group[kept]
+    n_parts = most_folds(own_y, own_group, N_DEV_PARTS, seed=seed)
+    is_dev = np.zeros(kept.sum(), dtype=bool)
+    is_dev[grouped_folds(own_y, own_group, n_folds=n_parts, seed=seed)[0].test] = True
+    note = f"labels of {len(kept_subjects)} of {len(has)} training subjects"
+    return Fold(
+        fold.name,
+        train=known[kept][~is_dev],
+        dev=known[kept][is_dev],
+        test=fold.test,
+        note="; ".join(filter(None, (fold.note, note))),
+        unlabelled=known[~kept],
+    )
+
+
 def check_disjoint(fold: Fold, subjects: ArrayLike) -> None:
     """Refuse a fold in which a subject stands on two sides.
 
@@ -303,8 +354,8 @@ def check_disjoint(fold: Fold, subjects: ArrayLike) -> None:
         ValueError: names the fold, the subject and the two parts.
     """
     who = np.asarray(subjects).astype(np.str_)
-    parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
-    for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
+    parts = {"train": fold.train, "dev": fold.dev, "test": fold.test, "unlabelled": fold.unlabelled}
+    for first, second in combinations(parts, 2):
         shared = np.intersect1d(who[parts[first]], who[parts[second]])
         if len(shared):
             raise ValueError(

@@ -24,7 +24,7 @@ from vagitus.arms import find_arm
 from vagitus.arms.contract import Arm, Budget
 from vagitus.arms.network import compress_trained, dev_score, score_network, train_on_best_input
 from vagitus.calibration import Calibrator
-from vagitus.checkpoint import ModelCard, load_model, save_model
+from vagitus.checkpoint import ModelCard, load_model, save_model, trained_on
 from vagitus.compression import CompressConfig, compress_network
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
@@ -41,7 +41,6 @@ from vagitus.training import Record
 
 RESULTS_FORMAT = 1
 PRODUCTS = ("results.jsonl", "predictions.csv", "report.html", "model.safetensors")
-TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
 
 
 def run_study(
@@ -305,7 +304,7 @@ def make_card(
             "seed": config.seed,
             "n_recordings": len(dataset),
             "n_subjects": len(np.unique(dataset.groups)),
-            "trained_on": trained_on(dataset.manifest),
+            "trained_on": trained_on(map(dataset.manifest.file, range(len(dataset)))),
             **provenance,
         },
     )
@@ -336,11 +335,6 @@ def _save_final(
     )
     save_model(out / "model.safetensors", model, card)
     return {"kind": "model", "arm": "scratch", "file": "model.safetensors", "threshold": threshold}
-
-
-def trained_on(manifest: Manifest) -> list[str]:
-    """A short hash of each recording's bytes: enough to recognise it, nothing to hear."""
-    return sorted({content_hash(manifest.file(i))[:TRAINED_ON_DIGITS] for i in range(len(manifest))})
 
 
 def _study_line(config: StudyConfig, plan: Plan, command: str, n_tested: int) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from vagitus.arms.classical import logmel_ridge, svm
 from vagitus.arms.contract import Arm, Blend
 from vagitus.arms.network import network
 from vagitus.arms.no_audio import lookup, prevalence
+from vagitus.arms.transferred import continued, encoder_probe, fine_tuned, frozen
 
 COMPRESSED = "+compressed"
+TRAINED = (network, fine_tuned, continued)  # kinds of fit that give a network, which can be compressed
 
 ARMS: dict[str, Arm] = {
     "prevalence": Arm("class frequencies, no audio", "", prevalence),
@@ -26,7 +28,42 @@ ARMS: dict[str, Arm] = {
     "transformer": Arm(
         "small transformer trained from scratch", "study", partial(network, model_name="transformer")
     ),
+    "words": Arm(
+        "res8 that learned words of adult speech, then fine-tuned",
+        "words",
+        partial(fine_tuned, source="words"),
+    ),
+    "speakers": Arm(
+        "res8 that learned adult speakers, then fine-tuned",
+        "speakers",
+        partial(fine_tuned, source="speakers"),
+    ),
+    "simclr": Arm(
+        "res8 that learned from sounds without labels, then fine-tuned",
+        "simclr",
+        partial(fine_tuned, source="simclr"),
+    ),
+    "simclr+target": Arm(
+        "the same, with more such learning from the training side's own recordings",
+        "simclr",
+        partial(continued, source="simclr"),
+    ),
+    "words-frozen": Arm(
+        "ridge on features of the res8 that learned words",
+        "words",
+        partial(frozen, source="words", random=False),
+    ),
+    "random-frozen": Arm(
+        "ridge on features of a res8 with random filters",
+        "words",
+        partial(frozen, source="words", random=True),
+    ),
+    "encoder-probe": Arm("ridge on embeddings of the encoder given", "encoder", encoder_probe),
+    "ge2e-probe": Arm("ridge on embeddings of the GE2E speaker encoder", "encoder", encoder_probe),
 }
+
+# Source models that the arms above begin with: shipped files of these names, unless a study names others.
+SOURCES = ("words", "speakers", "simclr")
 
 # What a study compares unless told otherwise: the baselines and the network that needs least.
 DEFAULT_ARMS = ("prevalence", "lookup", "logmel+ridge", "svm", "scratch", "blend")
@@ -53,6 +90,6 @@ def find_arm(name: str) -> Arm | Blend:
         nearest = difflib.get_close_matches(name, (*ARMS, *BLENDS), n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"no arm {name!r}; choose from {known}, a network's also with {COMPRESSED}{hint}")
-    if base.front_end != "study":
+    if getattr(base.fit, "func", None) not in TRAINED:
         raise ValueError(f"{name}: only a network can be compressed, and {base.title} is none")
     return Arm(f"{base.title}, then compressed", base.front_end, partial(base.fit, compressed=True))

@@ -23,16 +23,19 @@ SVM_WINDOWS_SCORED = 10  # evenly spread over a recording
 
 def logmel_ridge(dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | None) -> Scores:
     """Ridge regression on statistics of the log-mel bands: the baseline to beat."""
+    return fit_tuned(logmel_statistics(dataset.tables["logmel"]), dataset, fold, budget, *ridge())
+
+
+def ridge() -> tuple[Callable[..., Any], dict[str, Sequence[float]]]:
+    """A standardised ridge classifier as ``fit_tuned`` takes it: how to make one, and the penalties to try."""
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x = logmel_statistics(dataset.tables["logmel"])
-
     def make(alpha: float) -> Any:
         return make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha, class_weight="balanced"))
 
-    return fit_tuned(x, dataset, fold, budget, make, {"alpha": tuple(10.0 ** np.arange(0, 6))})
+    return make, {"alpha": tuple(10.0 ** np.arange(0, 6))}
 
 
 def fit_tuned(

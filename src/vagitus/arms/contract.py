@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from vagitus.compression import CompressConfig
+from vagitus.pretrain import SELF_SUPERVISED
 from vagitus.training import Record, TrainConfig
 
 
@@ -29,6 +30,9 @@ class Budget(BaseModel):
             calibration and threshold steadier.
         grid: "full" or "small" search over an arm's options.
         train: of the networks.
+        rates: the learning rate of ``train`` times each of these is tried by every network arm, each with all
+            members, and the one that ranks the dev parts best is taken.
+        continued: of learning without labels from the training side's own recordings.
         compress: how the networks of an arm NAME+compressed are made smaller.
     """
 
@@ -39,6 +43,8 @@ class Budget(BaseModel):
     n_members: int = Field(5, ge=1)
     grid: str = Field("full", pattern="^(full|small)$")
     train: TrainConfig = TrainConfig()
+    rates: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    continued: TrainConfig = SELF_SUPERVISED.model_copy(update={"epochs": 20, "warmup_epochs": 2.0})
     compress: CompressConfig = CompressConfig()
 
     @model_validator(mode="after")
@@ -73,7 +79,8 @@ class Arm(NamedTuple):
 
     Attributes:
         title: for a reader of the report.
-        front_end: the feature table it reads: "study", "logmel", "mfcc", or "" for none.
+        front_end: the feature table it reads: "study", "logmel", "mfcc", the name of a source model whose
+            front end it is, "encoder" for embeddings by an encoder that others trained, or "" for none.
         fit: ``fit(dataset, fold, budget, state_path)``; ``state_path`` is a file in which a long
             fit may keep its state, to go on after it was killed.
     """

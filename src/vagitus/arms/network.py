@@ -1,6 +1,6 @@
 """Arms that train a network on the study's own recordings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from vagitus.models import build_model
 from vagitus.splits import Fold
 from vagitus.tensor_train.compress import count_parameters
 from vagitus.training import CropBatches, Record, Supervised, fit, score_recordings
+from vagitus.transfer import new_task
 
 MEMBER_SEEDS = 1000  # seeds of one study's members do not meet those of the next seed's
 
@@ -51,13 +52,45 @@ def network(
     model_name: str,
     compressed: bool = False,
 ) -> Scores:
-    """A network of MODELS trained from random weights, and compressed if so asked.
+    """A network of MODELS trained from random weights, and compressed if so asked. See ``train_members``."""
+    starts = dict.fromkeys(dataset.inputs)
+    return train_members(dataset, fold, budget, state_path, starts, model_name, compressed=compressed)
 
-    Each member's epoch is chosen on its dev part; of several inputs, the one whose members rank
+
+def train_members(
+    dataset: Dataset,
+    fold: Fold,
+    budget: Budget,
+    state_path: Path | None,
+    starts: Mapping[str, nn.Module | None],
+    model_name: str = "",
+    *,
+    compressed: bool = False,
+) -> Scores:
+    """Networks of one kind, each with its own dev part, by every input and learning rate that may be chosen.
+
+    Each member's epoch is chosen on its dev part; of several inputs and rates, those whose members rank
     their dev parts best on average.
+
+    Args:
+        starts: the source model by the table that it reads; None for random weights of ``model_name``.
+        compressed: make each member smaller by ``budget.compress``.
     """
     tried = [
-        _members(dataset, fold, budget, state_path, model_name, table, compressed) for table in dataset.inputs
+        _members(
+            dataset,
+            fold,
+            budget.model_copy(
+                update={"train": budget.train.model_copy(update={"lr": budget.train.lr * rate})}
+            ),
+            state_path and state_path.with_name(f"{state_path.name} x{rate:g}"),
+            model_name,
+            table,
+            compressed,
+            start,
+        )
+        for table, start in starts.items()
+        for rate in budget.rates
     ]
     best = max(tried, key=lambda members: float(members.chosen["dev_auroc"]))
     return Scores(
@@ -78,6 +111,7 @@ def _members(
     model_name: str,
     table: str,
     compressed: bool,
+    start: nn.Module | None,
 ) -> _Members:
     dev_index, dev_logits, test_logits, dev_auroc = [], [], [], []
     history: list[Record] = []
@@ -85,7 +119,9 @@ def _members(
     for member, part in enumerate(member_folds(dataset, fold, budget)):
         own = budget.model_copy(update={"seed": budget.seed * MEMBER_SEEDS + member})
         state = state_path and state_path.with_name(f"{state_path.name}{member} {table}")
-        model, records = train_network(dataset, part, own, state, model_name=model_name, table=table)
+        model, records = train_network(
+            dataset, part, own, state, model_name=model_name, table=table, start=start
+        )
         n_parameters = count_parameters(model)
         if compressed:
             small = compress_trained(model, budget.compress, dataset, part, own, state, table)
@@ -102,6 +138,7 @@ def _members(
     chosen: dict[str, float | str] = {
         "members": len(dev_index),
         "normalisation": dataset.tables[table].config.normalisation,
+        "lr": budget.train.lr,
         "dev_auroc": mean_auroc,
     }
     if sizes:
@@ -128,7 +165,7 @@ def score_network(
     return score_recordings(
         model,
         dataset.tables[table].take(index),
-        window_frames=window_length(dataset, budget),
+        window_frames=window_length(dataset, budget, table),
         precision=budget.train.precision,
     ).astype(np.float64)
 
@@ -158,22 +195,28 @@ def train_network(
     *,
     model_name: str = "res8",
     table: str = "study",
+    start: nn.Module | None = None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> tuple[nn.Module, list[Record]]:
     """Train a network of MODELS on ``fold.train``; ``fold.dev`` picks the epoch, by AUROC.
 
     Args:
-        table: which of the dataset's inputs it reads.
+        table: which of the dataset's tables it reads.
+        start: a source model: its weights and batch-norm statistics are kept, its head is drawn anew and
+            ``model_name`` plays no part.
 
     Raises:
         ValueError: the window is shorter than the least input of the model.
     """
     features = dataset.tables[table]
-    window_frames = window_length(dataset, budget)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(budget.seed)
-        model = build_model(model_name, n_mels=features.config.n_rows, n_classes=dataset.n_classes)
-    _refuse_short_window(model, model_name, window_frames, features.config.frames_per_s)
+    window_frames = window_length(dataset, budget, table)
+    if start is not None:
+        model = new_task(start, dataset.n_classes, seed=budget.seed)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(budget.seed)
+            model = build_model(model_name, n_mels=features.config.n_rows, n_classes=dataset.n_classes)
+    _refuse_short_window(model, window_frames, features.config.frames_per_s)
     batches = _crops(dataset, fold, budget, table)
     history = fit(
         model,
@@ -216,7 +259,7 @@ def _crops(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> CropBatc
     return CropBatches(
         dataset.tables[table].take(fold.train),
         dataset.labels[fold.train],
-        window_frames=window_length(dataset, budget),
+        window_frames=window_length(dataset, budget, table),
         config=budget.train,
         seed=budget.seed,
     )
@@ -232,15 +275,15 @@ def dev_score(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> Calla
     return score
 
 
-def window_length(dataset: Dataset, budget: Budget) -> int:
-    """Frames in the window that the study's networks see at once."""
-    return round(budget.train.window_s * dataset.tables["study"].config.frames_per_s)
+def window_length(dataset: Dataset, budget: Budget, table: str = "study") -> int:
+    """Frames in the window that a network of this table sees at once."""
+    return round(budget.train.window_s * dataset.tables[table].config.frames_per_s)
 
 
-def _refuse_short_window(model: nn.Module, name: str, window_frames: int, frames_per_s: float) -> None:
+def _refuse_short_window(model: nn.Module, window_frames: int, frames_per_s: float) -> None:
     least = int(getattr(model, "least_frames"))  # noqa: B009 (nn.Module does not declare it)
     if window_frames < least:
         raise ValueError(
-            f"the window of {window_frames} frames is too short for {name}, which needs {least}; "
+            f"the window of {window_frames} frames is too short for {type(model).__name__}, which needs {least}; "
             f"give window_s = {least / frames_per_s:g} or more"
         )

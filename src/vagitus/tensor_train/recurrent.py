@@ -45,23 +45,28 @@ BLOCK_NUMBERS = 1 << 17
 class DenseSpeed(NamedTuple):
     """What torch's own layer does on one core.
 
-    A step reads all weights whatever the batch, so that a small batch costs as much as ``least_columns``; the
-    last two are the time of training over that of a forward pass, for a small and for a large batch.
+    A step reads all weights whatever the batch, so that a small batch costs as much as ``least_columns``. The
+    last three are the time of training over that of a forward pass: for a small batch, and for a large one
+    ``training_large + training_large_units / hidden_size``.
     """
 
     products_per_ns: float
     least_columns: float
     training_small: float
     training_large: float
+    training_large_units: float
 
 
 # What ``predicted_ns`` computes with. Measured on one core of a Zen 5, torch 2.13, H from 256 to 1024, batch from
 # 1 to 128, ranks 1 to 16. torch's LSTM is one fused oneDNN kernel (AVX-512), its GRU is not.
-DENSE_SPEED = {"lstm": DenseSpeed(100, 5, 2.3, 3.6), "gru": DenseSpeed(35, 2.5, 8.0, 3.1)}
+DENSE_SPEED = {"lstm": DenseSpeed(100, 5, 2.3, 2.6, 450), "gru": DenseSpeed(35, 2.5, 8.0, 3.1, 0)}
 REBUILD_NS, REBUILD_NS_PER_NUMBER, REBUILD_TRAINING = 150_000, 0.8, 3
 CONTRACT_NS, CONTRACT_NS_PER_STEP, CONTRACT_NS_PER_STATE, CONTRACT_TRAINING = 250_000, 40_000, 2.2, 2.9
 CONTRACT_DENSE_PRODUCTS_PER_NS = 50  # of W_ih, where it is not contracted
 CONTRACT_LEAST_COLUMNS = (3, 12)  # what a batch of 1, and one of 2 or more, cost at least
+# n threads make torch's kernel n ** .85 times faster; of a contraction only the products and gates, which are
+# small, and those n ** .32 times. Measured with two.
+DENSE_THREADS, CONTRACT_THREADS = 0.85, 0.32
 
 
 def contract_products_per_ns(rank: int) -> float:
@@ -186,11 +191,15 @@ class _TTRecurrent(nn.Module):
             n_steps, batch = len(batch_sizes), int(batch_sizes[0])
         else:
             batch, n_steps = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
-        predicted = self.predicted_ns(n_steps, batch, training=torch.is_grad_enabled())
+        predicted = self.predicted_ns(
+            n_steps, batch, training=torch.is_grad_enabled(), n_threads=torch.get_num_threads()
+        )
         return "contract" if predicted["contract"] < predicted["rebuild"] else "rebuild"
 
-    def predicted_ns(self, n_steps: int, batch: int, *, training: bool) -> dict[str, float]:
-        """Nanoseconds on one CPU core of the two ways to compute, by a model with the constants above.
+    def predicted_ns(
+        self, n_steps: int, batch: int, *, training: bool, n_threads: int = 1
+    ) -> dict[str, float]:
+        """Nanoseconds on a CPU of the two ways to compute, by a model with the constants above.
 
             rebuild   = rebuilding W + n_steps · (products of W) · columns / speed of torch's kernel
             contract  = set-up + n_steps · (calls + products of the cores · columns / speed + gates)
@@ -200,6 +209,7 @@ class _TTRecurrent(nn.Module):
         Args:
             n_steps, batch: of the input.
             training: forward and backward, rather than forward alone.
+            n_threads: that torch computes with.
         """
         dense = through_w = contracted = (
             0.0  # products of a step and column: of W, and as they are contracted
@@ -212,19 +222,22 @@ class _TTRecurrent(nn.Module):
                 contracted += matrix.contraction_flops / 2
         speed, n_layers = DENSE_SPEED[self.cell], len(list(self._suffixes()))
         small = speed.least_columns * (speed.training_small if training else 1)
-        large = batch * (speed.training_large if training else 1)
+        training_large = speed.training_large + speed.training_large_units / self.hidden_size
+        large = batch * (training_large if training else 1)
+        kernel_speed = speed.products_per_ns * n_threads**DENSE_THREADS
         rebuilding = (REBUILD_NS + REBUILD_NS_PER_NUMBER * dense) * (REBUILD_TRAINING if training else 1)
         columns = max(batch, CONTRACT_LEAST_COLUMNS[batch > 1])
         largest_rank = max(max(ranks, default=1) for ranks in self.ranks.values())
-        contract_step = (
-            CONTRACT_NS_PER_STEP * n_layers
-            + contracted * columns / contract_products_per_ns(largest_rank)
+        calls = CONTRACT_NS + n_steps * CONTRACT_NS_PER_STEP * n_layers
+        products_and_gates = n_steps * (
+            contracted * columns / contract_products_per_ns(largest_rank)
             + through_w * batch / CONTRACT_DENSE_PRODUCTS_PER_NS
             + CONTRACT_NS_PER_STATE * self.hidden_size * batch * n_layers
         )
+        contracting = calls + products_and_gates / n_threads**CONTRACT_THREADS
         return {
-            "rebuild": rebuilding + n_steps * dense * max(small, large) / speed.products_per_ns,
-            "contract": (CONTRACT_NS + n_steps * contract_step) * (CONTRACT_TRAINING if training else 1),
+            "rebuild": rebuilding + n_steps * dense * max(small, large) / kernel_speed,
+            "contract": contracting * (CONTRACT_TRAINING if training else 1),
         }
 
     def _suffixes(self) -> Iterator[str]:

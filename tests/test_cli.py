@@ -50,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("words", [[], ["study"], ["audit"], ["corpus"], ["evaluate"], ["train"]])
+@pytest.mark.parametrize(
+    "words", [[], ["study"], ["audit"], ["corpus"], ["evaluate"], ["train"], ["pretrain"], ["compress"]]
+)
 def test_every_verb_has_help(words: list[str]) -> None:
     run = vagitus(*words, "--help")
     assert run.returncode == 0 and "Usage" in run.stdout
@@ -72,6 +74,20 @@ def test_the_corpora_are_listed_for_people_and_programs() -> None:
     [
         (["study", "--fold", "3"], "No such option: --fold"),
         (["stud"], "No such command 'stud'"),
+        (["pretrain"], "nothing to learn from: give a manifest or --corpus NAME"),
+        (
+            ["pretrain", "x.csv", "--task", "word"],
+            "no task 'word'; choose from words, speakers, gender, simclr, vicreg",
+        ),
+        (
+            ["pretrain", "x.csv", "--start", "a.safetensors"],
+            "--start is for simclr and vicreg; leave it out for words",
+        ),
+        (["study", "x.csv", "--source", "words"], "--source 'words': write NAME=FILE"),
+        (
+            ["compress", "x.safetensors", "--epochs", "3"],
+            "--epochs is of fine-tuning, which needs recordings",
+        ),
         (["study"], "nothing to study: give a manifest, --corpus NAME or --recipe FILE"),
         (["study", "none.csv"], "none.csv"),
         (["study", "--corpus", "donatecry"], "no corpus 'donatecry'; did you mean 'donateacry'"),
@@ -217,3 +233,39 @@ def test_the_readme_names_only_options_that_exist() -> None:
             help_texts[verb] = vagitus(verb, "--help").stdout
         for option in (word for word in words if word.startswith("--")):
             assert option in help_texts[verb], f"{command}: {option}"
+
+
+def test_a_source_is_an_arm_of_a_study_of_other_recordings_only(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "manifest.csv"
+    generate(
+        elsewhere.parent,
+        n_subjects=16,
+        n_recordings_per_subject=3,
+        duration_s=1.5,
+        sample_rate_hz=8000,
+        seed=7,
+    )
+    model = tmp_path / "source.safetensors"
+    options = ("--window-s", "1", "--out", model, "--cache", tmp_path / "cache", "--json")
+    collapsed = vagitus(
+        *("pretrain", elsewhere, "--task", "simclr", "--epochs", "1", "--batch-size", "4", *options)
+    )
+    assert collapsed.returncode == 1 and not model.exists()  # one epoch from so few teaches nothing
+    assert "collapsed" in json.loads(collapsed.stdout)["collapse"]
+    others = ("--keep-out", folder / "manifest.csv")
+    learned = vagitus("pretrain", elsewhere, "--task", "speakers", "--epochs", "1", *others, *options)
+    assert learned.returncode == 0, learned.stderr
+    assert json.loads(learned.stdout)["model"] == str(model) and model.is_file()
+    recipe = tmp_path / "study.toml"
+    recipe.write_text(
+        "[budget]\nn_inner_folds = 2\nn_members = 1\n[budget.train]\nepochs = 1\nwindow_s = 1.0\n"
+        "[budget.continued]\nepochs = 1\nbatch_size = 4\n"
+    )
+    options = ("--recipe", recipe, "--arms", "speakers,simclr+target", "--folds", "2")
+    options += ("--source", f"speakers={model}", "--source", f"simclr={model}")
+    out = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--json")
+    ran = vagitus("study", folder / "manifest.csv", *options, *out)
+    assert ran.returncode == 0, ran.stderr
+    assert [line["arm"] for line in json.loads(ran.stdout)["summary"]] == ["speakers", "simclr+target"]
+    same = refused(vagitus("study", elsewhere, *options, "--out", tmp_path / "again", *out[2:]))
+    assert "source.safetensors) was trained on this recording and 47 more of these 48" in same

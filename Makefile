@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: demo test check venv results clean
+.PHONY: demo test check venv results page clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_OUT)
@@ -30,6 +30,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # README's and RESULTS.md's tables, from the committed results.jsonl lines.
 results: $(VENV)/.installed
 	$(BIN)/python recipes/tables.py
+
+# onnxruntime-web, as page/package-lock.json pins it, into the package; needs npm.
+page:
+	cd page && npm ci && npm run build
 
 clean:
 	rm -rf $(VENV) out

@@ -1,0 +1,42 @@
+// Everything of the page, kept for when there is no network. FILES ({path: hash}) is put before this text by whoever
+// serves or exports the page, so another model or another page makes another worker, and with it a new set.
+//
+// With a network the page is always the current one: an old model must not answer for a new one. What was kept is a
+// whole set, taken when the worker was installed, and serves only where the network does not answer.
+
+const CACHE = `vagitus-${FILES["sw.js"]}`;
+const PATIENCE_MS = 4000;
+
+self.addEventListener("install", (event) => {
+  const paths = Object.keys(FILES).filter((path) => path !== "sw.js");
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(["./", ...paths].map((path) => new Request(path, { cache: "no-cache" }))))
+      .then(() => self.skipWaiting()),
+  );
+});
+
+self.addEventListener("activate", (event) => {
+  event.waitUntil(
+    caches
+      .keys()
+      .then((names) => Promise.all(names.filter((n) => n.startsWith("vagitus-") && n !== CACHE).map((n) => caches.delete(n))))
+      .then(() => self.clients.claim()),
+  );
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method !== "GET" || new URL(request.url).origin !== location.origin) return;
+  event.respondWith(answer(request));
+});
+
+async function answer(request) {
+  const kept = await (await caches.open(CACHE)).match(request, { ignoreSearch: true });
+  if (!kept) return fetch(request);
+  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS, null));
+  const current = fetch(request, { cache: "no-cache" }).catch(() => null);
+  const response = await Promise.race([current, late]);
+  return response?.ok ? response : kept;
+}

@@ -286,7 +286,36 @@ def speed_section(name: str) -> str:
     return text + "\n"
 
 
+def forms_section(name: str) -> str:
+    """One model in every form that it is shipped in, on the same clips."""
+    lines = read_results(name)
+    first = lines[0]
+    text = (
+        f"\n## One model, every form ({name})\n\n"
+        "`python benchmarks/same_clips.py MODEL.safetensors --json benchmarks/results/same-clips.jsonl`; "
+        f"{first['model']}, {first['n_clips']} clips of {first['data']} (subset), which may be among those that it was "
+        "trained on: AUROC shows what a form loses, not what the model is worth. Against torch; the time is the median "
+        "of a clip, from the opened file to the score.\n\n"
+    )
+    head = ["form", "largest difference", "decisions changed", "abstained", "AUROC", "ms", "bytes"]
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for line in lines:
+        difference, changed = f"{line['max_difference']:.1e}", f"{line['n_changed']} of {line['n_clips']}"
+        rows.append(
+            [
+                line["form"],
+                *(("", "") if line is first else (difference, changed)),
+                str(line["n_abstained"]),
+                f"{line['auroc']:.4f}",
+                f"{line['ms']:.1f}",
+                f"{line['n_bytes']:,}",
+            ]
+        )
+    return text + markdown(rows) + "\n"
+
+
 SECTIONS = {
+    "form": forms_section,
     "speed": speed_section,
     "study": section,
     "compression": smaller_section,

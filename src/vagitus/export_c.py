@@ -160,7 +160,7 @@ def check_c_parity(
     rows: list[int] = []
     logits: list[Float32] = []
     found: list[Any] = []
-    with _compiled(Path(header_path), card, compiler_flags) as program:
+    with compiled(Path(header_path), card, compiler_flags) as program:
         for row in range(len(recordings)):
             start_s, end_s = recordings.stretch(row)
             try:
@@ -1362,7 +1362,7 @@ int main(void)
 """
 
 
-class _Program:
+class Program:
     """A compiled header that runs, one clip after the other."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", errors: IO[bytes], n_classes: int) -> None:
@@ -1403,7 +1403,7 @@ class _Program:
 
 
 @contextmanager
-def _compiled(header: Path, card: "ModelCard", flags: Sequence[str]) -> Iterator[_Program]:
+def compiled(header: Path, card: "ModelCard", flags: Sequence[str]) -> Iterator[Program]:
     """The header as a program, compiled in a folder that is gone afterwards."""
     if not header.is_file():
         raise FileNotFoundError(f"{header}: no such file; export_c writes one")
@@ -1437,7 +1437,7 @@ def _compiled(header: Path, card: "ModelCard", flags: Sequence[str]) -> Iterator
             [str(folder / "main")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         )
         try:
-            yield _Program(process, errors, len(card.class_names))
+            yield Program(process, errors, len(card.class_names))
         finally:
             for pipe in (process.stdin, process.stdout):
                 if pipe:

@@ -6,7 +6,8 @@ page in a headless Chromium, which opens each file as a person would. For each: 
 probability from torch's, decisions changed, AUROC, the median time of a clip, and the bytes of the model.
 
 The clips may be among those that the model was trained on: the AUROC shows what a form loses, not what the model is
-worth. Times are wall-clock with one thread, from the opened file to the score; C and torch begin at its samples.
+worth. Times are wall-clock with one thread, from the file to the score; the page's hold its drawing as well. Bytes of
+a C header are those of its constants, which a device keeps in flash.
 ``--json benchmarks/results/same-clips.jsonl`` writes the lines that ``make results`` makes a table of. Needs
 $VAGITUS_DATA, a C compiler, and for the page chromium with its driver.
 """
@@ -164,6 +165,8 @@ def main() -> None:
     torch.set_num_threads(1)
     clips, others = chosen(arguments.corpus, arguments.clips)
     _, card = load_model(arguments.model)
+    if not card.positive:
+        raise ValueError(f"{arguments.model}: has {len(card.class_names)} classes; the comparison is of two")
     labels = clips.label == card.positive
     lines = []
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +182,7 @@ def main() -> None:
             lines.append(line_of(form, reference, found, labels, ms, path.stat().st_size))
         for bits in (32, 8):
             header = folder / f"model{bits}.h"
-            export_c(arguments.model, header, bits=bits)
+            written = export_c(arguments.model, header, bits=bits)
             with compiled(header, card, ()) as program:
 
                 def by_c(file: Path) -> Score:
@@ -189,7 +192,7 @@ def main() -> None:
                     return float(result["probability"][1]), bool(result["decision"] == 1)
 
                 found, ms = timed(by_c, files)
-            lines.append(line_of(f"C, {bits} bits", reference, found, labels, ms, header.stat().st_size))
+            lines.append(line_of(f"C, {bits} bits", reference, found, labels, ms, written.constant_bytes))
         if not arguments.no_page:
             for form, path in (("page", onnx_path), ("page, int8", int8_path)):
                 found, ms = in_browser(path, card.positive, files)

@@ -295,7 +295,7 @@ def forms_section(name: str) -> str:
         "`python benchmarks/same_clips.py MODEL.safetensors --json benchmarks/results/same-clips.jsonl`; "
         f"{first['model']}, {first['n_clips']} clips of {first['data']} (subset), which may be among those that it was "
         "trained on: AUROC shows what a form loses, not what the model is worth. Against torch; the time is the median "
-        "of a clip, from the opened file to the score.\n\n"
+        "of a clip, from the file to the score.\n\n"
     )
     head = ["form", "largest difference", "decisions changed", "abstained", "AUROC", "ms", "bytes"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vagitus.checkpoint import load_model
+from vagitus.checkpoint import learned_rows, load_model
 from vagitus.corpora import load_corpus
 from vagitus.features import FeatureConfig, featurise, normalise
 from vagitus.manifest import Manifest, build_manifest
@@ -460,6 +460,23 @@ def test_pretraining_refuses_the_test_part(tmp_path: Path) -> None:
         pretrain_words(tmp_path, manifests=[manifest], test=manifest.select([0]))
     with pytest.raises(ValueError, match="subjects of the test part"):
         pretrain_views(tmp_path, manifests=[manifest], test=manifest.select([0]))
+
+
+def test_what_the_start_and_the_noise_held_is_kept_and_refused_as_well(tmp_path: Path) -> None:
+    first, second = noise_clips(tmp_path / "a", 4, 0), noise_clips(tmp_path / "b", 4, 1)
+    noise, test = noise_clips(tmp_path / "c", 2, 2), first.select([2])
+    short = {"config": CONFIG.model_copy(update={"epochs": 1}), "save_collapsed": True}
+    pretrain_views(tmp_path, manifests=[first], options=SMALL, **short)
+    begun = {"manifests": [second], "start": tmp_path / "m.safetensors", **short}
+    made = pretrain_views(tmp_path, name="n", noise=noise, **begun)
+    assert all(learned_rows(made.card, heard) == list(range(len(heard))) for heard in (first, second, noise))
+    assert "trained_on" not in made.card.provenance["started_from_provenance"]
+    with pytest.raises(
+        ValueError, match=r"row 4: m\.safetensors, to go on from, was trained on this recording"
+    ):
+        pretrain_views(tmp_path, name="o", test=test, **begun)
+    with pytest.raises(ValueError, match="c: 1 recordings are of subjects of the test part"):
+        pretrain_views(tmp_path, name="o", manifests=[second], noise=noise, test=noise.select([1]), **short)
 
 
 # --- real recordings --------------------------------------------------------------------------------------------

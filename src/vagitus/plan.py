@@ -16,7 +16,7 @@ from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
 from vagitus.checkpoint import learned_rows, read_card, shipped
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
-from vagitus.encoders import EmbeddingCache, open_encoder
+from vagitus.encoders import EmbeddingCache, Encoder, open_encoder
 from vagitus.features import PRESETS, FeatureCache, FeatureConfig, Normalisation, featurise_files
 from vagitus.manifest import Manifest, validate_for_study
 from vagitus.splits import (
@@ -156,7 +156,11 @@ def make_plan(
     class_names = order_classes(labelled, positive)
     validate_for_study(labelled, config.n_folds if config.split == "subjects" else 2)
     make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
+    sources = source_files(config)
+    heard_by_sources = source_front_ends(sources, config.arms)
+    encoder = open_encoder(config.encoder) if "encoder" in _fronts(config.arms) else None
     found, usable, groups = audited(labelled, config.max_bad, n_workers, announce)
+    _refuse_learned(usable, sources)
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
     if not positive and len(class_names) == 2:
         notes = (*notes, f"the positive class is taken to be {class_names[-1]!r}; --positive changes it")
@@ -170,10 +174,8 @@ def make_plan(
             most_folds(labels[known], groups[known], config.budget.n_inner_folds, seed=config.seed + repeat)
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
-    sources = source_files(config)
-    chosen = front_ends(preset, config.arms, config.normalisation) | source_front_ends(sources, config.arms)
+    chosen = front_ends(preset, config.arms, config.normalisation) | heard_by_sources
     tables = feature_tables(usable, chosen, cache, out / "work", n_workers)
-    _refuse_learned(usable, sources)
     dataset = Dataset(
         manifest=usable,
         labels=labels,
@@ -182,11 +184,7 @@ def make_plan(
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
         sources=sources,
-        **(
-            {"embeddings": embed(usable, config.encoder, cache.folder)}
-            if "encoder" in _fronts(config.arms)
-            else {}
-        ),
+        **({"embeddings": embed(usable, encoder, cache.folder)} if encoder else {}),
     )
     return Plan(dataset, found, repeats, notes)
 
@@ -284,13 +282,12 @@ def source_front_ends(sources: Mapping[str, Path], arms: tuple[str, ...]) -> dic
     return heard | {name: config for name, config in plain.items() if name in views}
 
 
-def embed(manifest: Manifest, encoder_name: str, folder: Path) -> NDArray[np.float32]:
+def embed(manifest: Manifest, encoder: Encoder, folder: Path) -> NDArray[np.float32]:
     """(n, dim) embeddings of the recordings, cached under ``folder``.
 
     Raises:
-        ValueError: no such encoder, or a recording that it cannot embed; names the row.
+        ValueError: a recording that it cannot embed; names the row.
     """
-    encoder = open_encoder(encoder_name)
     cache = EmbeddingCache(folder / "embeddings")
     rows = []
     for i in range(len(manifest)):

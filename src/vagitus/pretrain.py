@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from vagitus.audio import AudioError, read
 from vagitus.augment import mask_bands_and_frames
 from vagitus.calibration import Identity, softmax
-from vagitus.checkpoint import ModelCard, save_model, trained_on
+from vagitus.checkpoint import ModelCard, learned_rows, save_model, trained_on
 from vagitus.corpora import CORPORA
 from vagitus.dataset import FeatureTable, write_feature_table
 from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureCache, FeatureConfig, Stretch, featurise_files
@@ -478,7 +478,9 @@ def _card(
     sources: Sequence[Manifest],
     seed: int,
     record: Mapping[str, Any] | None,
+    heard_before: Iterable[str] = (),
 ) -> ModelCard:
+    """``heard_before``: what ``trained_on`` says of the model it went on from, and of the noise."""
     counts = Counter(manifest.source for manifest in sources for _ in range(len(manifest)))
     named = {manifest.source: CORPORA.get(manifest.source) for manifest in sources}
     return ModelCard(
@@ -507,7 +509,7 @@ def _card(
             "train": config.model_dump(mode="json"),
             "n_recordings": len(heard.subject),
             "n_subjects": len(np.unique(heard.subject)),
-            "trained_on": trained_on(map(Path, heard.recording.tolist())),
+            "trained_on": sorted({*trained_on(map(Path, heard.recording.tolist())), *heard_before}),
             **(record or {}),
         },
     )
@@ -869,22 +871,33 @@ def pretrain_selfsupervised(
         raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
     workers = n_workers or n_processors()
     began: dict[str, Any] = {}
+    heard_before: list[str] = []
     if start is None:
         own = dict(options or {}) | {"n_mels": front_end.n_rows, "n_classes": 1}
         model = _seeded(lambda: build_model(model_name, **own), seed)
     else:
         model, source = load_source(start, front_end)
         model_name, own = source.model, source.options | {"n_classes": 1}
-        began = {"started_from": content_hash(start), "started_from_provenance": source.provenance}
+        earlier = dict(source.provenance)
+        heard_before = earlier.pop("trained_on", [])
+        began = {"started_from": content_hash(start), "started_from_provenance": earlier}
+        learned = learned_rows(source, test) if test is not None else []
+        if test is not None and learned:
+            raise ValueError(
+                f"{test.where(learned[0])}: {start.name}, to go on from, was trained on this recording and "
+                f"{len(learned) - 1} more of {test.source}; begin with another model"
+            )
         model.head = _seeded(lambda: nn.Linear(_feature_dim(model), 1), seed)
-    _refuse_test(manifests, test, workers)
+    _refuse_test([*manifests, *([noise] if noise is not None else [])], test, workers)
     window_frames = _window(model, model_name, config, front_end)
     plain = front_end.vary(kind="logmel", n_mfcc=None, normalisation="none")
     work = path.with_name(f"{path.stem}-work")
     with locked(work, "a pretraining"):
         announce(f"computing features of {sum(map(len, manifests))} recordings")
         heard = _hear(manifests, plain, cache, work, workers)
-        pool = _hear([noise], plain, cache, work / "noise", workers).table if noise is not None else None
+        pool = _hear([noise], plain, cache, work / "noise", workers) if noise is not None else None
+        if pool is not None:
+            heard_before += trained_on(map(Path, pool.recording.tolist()))
         batches = TwoViews(
             heard.table,
             front_end,
@@ -892,7 +905,7 @@ def pretrain_selfsupervised(
             config=config,
             views=views or ViewConfig(),
             seed=seed,
-            noise=pool if pool is not None else (),
+            noise=pool.table if pool is not None else (),
         )
         announce(f"{method} of {model_name} on {len(heard.table)} recordings")
         what = (
@@ -914,7 +927,7 @@ def pretrain_selfsupervised(
             on_epoch=on_epoch,
         )
         collapse = describe_collapse(history[-1])
-        card = _card(model_name, own, front_end, config, (), heard, manifests, seed, record)
+        card = _card(model_name, own, front_end, config, (), heard, manifests, seed, record, heard_before)
         card.provenance.update(
             method=method,
             task="",

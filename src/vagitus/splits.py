@@ -330,7 +330,8 @@ def fewer_subjects(
     # Of each class the first few in the order are kept even where the share would not reach them.
     rank_within_class = has[order].cumsum(axis=0) * has[order]
     needed = ((rank_within_class > 0) & (rank_within_class <= subjects_needed(2))).any(axis=1)
-    kept_subjects = order[(np.arange(len(order)) < math.ceil(share * len(order))) | needed]
+    n_kept = math.ceil(share * len(order) - 1e-9)  # .07 * 100 is a little over 7
+    kept_subjects = order[(np.arange(len(order)) < n_kept) | needed]
     kept = np.isin(group, kept_subjects)
     own_y, own_group = y[kept], group[kept]
     n_parts = most_folds(own_y, own_group, N_DEV_PARTS, seed=seed)

@@ -333,6 +333,44 @@ def test_the_history_keeps_sound_only_where_it_was_asked_to_and_forgets(page: Br
     assert page.run("return import('./history.js').then((h) => h.all())") == []
 
 
+def test_a_result_of_another_model_is_not_explained_by_this_one(page: Browser, folder: Path) -> None:
+    opened(page, folder / "cry.wav")
+    page.click("#keep")
+    page.wait("document.getElementById('status').textContent === 'The sound is kept on this device.'")
+    page.run(
+        "return import('./history.js').then(async (h) => {"
+        "  const [{ id, ...entry }] = await h.all();"
+        "  await h.add({ ...entry, name: 'other.wav', sha256: 'of another model' });"
+        "})"
+    )
+    for name, hidden in [("cry.wav", False), ("other.wav", True)]:
+        show_history(page, 2)
+        page.click(f"[aria-label='Show {name}']")
+        assert name in result(page)
+        assert page.run("return document.getElementById('occlude').hidden") is hidden
+        assert page.run("return document.querySelectorAll('#timeline canvas').length") == 2
+
+
+def test_pages_in_other_folders_have_their_own_history(page: Browser) -> None:
+    names = page.run("return indexedDB.databases().then((all) => all.map((own) => own.name))")
+    assert names == ["vagitus /"]
+
+
+def test_a_recorder_that_fails_lets_the_microphone_go(page: Browser) -> None:
+    message, states = page.run(
+        "const devices = navigator.mediaDevices, Node = AudioWorkletNode;"
+        "let stream;"
+        "devices.getUserMedia = async (asked) =>"
+        "  (stream = await MediaDevices.prototype.getUserMedia.call(devices, asked));"
+        "globalThis.AudioWorkletNode = class { constructor() { throw new TypeError('none'); } };"
+        "return import('./recorder.js').then((r) => r.record(() => {}, () => {}))"
+        "  .catch((error) => [error.message, stream.getTracks().map((track) => track.readyState)])"
+        "  .finally(() => { delete devices.getUserMedia; globalThis.AudioWorkletNode = Node; })"
+    )
+    assert message.startswith("The microphone could not be listened to (TypeError).")
+    assert states == ["ended"]
+
+
 def test_reports_are_saved_without_sound(page: Browser, folder: Path) -> None:
     score = opened(page, folder / "cry.wav")["prediction"]["score"]
     page.click("#report-json")

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import gzip
 import http.client
@@ -24,7 +25,9 @@ import pytest
 import soundfile
 import uvicorn
 from onnx import TensorProto, helper, numpy_helper
+from starlette.routing import Route
 
+from vagitus import audio
 from vagitus import serve as serving
 from vagitus.predict import Predictor, to_json
 from vagitus.serve import (
@@ -232,6 +235,24 @@ def test_two_hours_in_a_small_file_are_refused(port: int) -> None:
     assert (status, answer["error"]) == (413, "longer than 10 minutes; send a shorter piece")
 
 
+def test_a_slow_rate_is_made_a_fast_one_in_pieces() -> None:
+    block = noise(6_000)[:, 0]  # a minute at 100 Hz; soxr itself gives about six seconds of it at once
+    pieces = list(audio._resampled([block], 100, 16_000))
+    assert sum(map(len, pieces)) == 60 * 16_000
+    assert max(map(len, pieces)) <= 10 * 16_000
+
+
+def test_a_length_that_is_announced_is_refused_before_decoding(model: Path) -> None:
+    out = io.BytesIO()
+    samples = np.zeros((200_000, 1), np.float32)
+    samples[0] = np.nan  # the first block could not be read
+    soundfile.write(out, samples, 100, "FLOAT", format="WAV")
+    with running(model) as port:
+        assert predict(port, out.getvalue())[0] == 413
+    with running(model, limits=RequestLimits(max_duration_s=3_000)) as port:
+        assert predict(port, out.getvalue())[0] == 422
+
+
 def test_a_compressed_body_is_refused(port: int) -> None:
     status, answer = predict(port, gzip.compress(wav()), {"Content-Encoding": "gzip"})
     assert status == 415 and "compressed" in answer["error"]
@@ -326,6 +347,11 @@ def test_a_short_token_is_refused(model: Path) -> None:
         make_app(model, token="secret")
 
 
+def test_a_token_beyond_ascii_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="the token has characters beyond ASCII"):
+        make_app(model, token="schlüssel-zur-station")
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -333,11 +359,30 @@ def test_a_short_token_is_refused(model: Path) -> None:
         ({"Host": "localhost:8000"}, 200),
         ({"Host": "[::1]:8000"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),  # another port of this machine
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link to the page
     ],
 )
 def test_other_web_pages_cannot_ask(port: int, headers: dict[str, str], status: int) -> None:
     assert ask(port, "GET", "/model.json", headers=headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),  # a form that is sent here
+        ({"Host": "localhost:8000", "Origin": "https://attacker.example"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:9000"}, 403),
+        ({"Host": "localhost:8000", "Origin": "null"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://[broken"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
+    ],
+)
+def test_other_web_pages_cannot_have_recordings_scored(
+    port: int, headers: dict[str, str], status: int
+) -> None:
+    assert predict(port, wav(), headers)[0] == status
 
 
 def test_every_answer_has_safe_headers(port: int, guarded: int) -> None:
@@ -356,6 +401,33 @@ def test_every_answer_has_safe_headers(port: int, guarded: int) -> None:
         assert headers["server"] is None
         if status >= 400:
             assert list(json.loads(body)) == ["error"]
+
+
+def test_a_failure_of_the_server_has_safe_headers_too(model: Path) -> None:
+    async def fails(_: object) -> None:
+        raise ZeroDivisionError
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = make_app(model)
+    app.router.routes.insert(0, Route("/fails", fails))
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/fails",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    with pytest.raises(ZeroDivisionError):  # for the log of the server
+        asyncio.run(app(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    assert sent[0]["status"] == 500 and headers.items() >= HEADERS.items()
 
 
 def test_a_file_that_did_not_change_is_not_sent_again(port: int) -> None:
@@ -420,8 +492,13 @@ def test_a_page_is_written_and_brought_up_to_date(model: Path, tmp_path: Path) -
     export_page(other, tmp_path / "page")
     for name, content in page_files(other).items():
         assert (tmp_path / "page" / name).read_bytes() == content
+
+
+def test_a_page_is_not_written_over_something_else(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sw.js").write_text("// another worker\n")
     with pytest.raises(ValueError, match="holds something that is no page"):
         export_page(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sw.js"]
 
 
 def test_what_the_page_cannot_run_is_refused(tmp_path: Path) -> None:

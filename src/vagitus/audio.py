@@ -675,7 +675,9 @@ def _resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[
 
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     for block in blocks:
-        yield resampler.resample_chunk(np.ascontiguousarray(block))
+        # A second at once: a block from a slow rate is many minutes, which a fast rate would make gigabytes.
+        for first in range(0, len(block), from_hz):
+            yield resampler.resample_chunk(np.ascontiguousarray(block[first : first + from_hz]))
     yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 

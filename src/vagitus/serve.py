@@ -5,10 +5,11 @@
     POST /predict           a recording, as the body or as one file of a multipart form; what ``predict.to_json``
                             writes comes back. Errors are JSON too: {"error": one sentence}
 
-What is uploaded is held in memory while it is scored and nowhere after: no file on a disk, no log of requests.
+What is uploaded is held while it is scored and nowhere after: on Linux in memory and on no disk, elsewhere in a
+temporary file. There is no log of requests.
 
-    413  more than ``RequestLimits`` allows, in bytes or in seconds; bytes are counted as they come, and seconds as they
-         are decoded, whatever a header says
+    413  more than ``RequestLimits`` allows, in bytes or in seconds; bytes are counted as they come, and seconds where
+         a header tells them and again as they are decoded
     415  a compressed body          422  not a recording, or one cut short
     401  the token is missing       403  asked for by another web page
     408  the upload took too long   421  a host name that is not this machine's
@@ -42,10 +43,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from vagitus.audio import AudioError, stream
+from vagitus.audio import AudioError, probe, stream
 from vagitus.export import OnnxModel
 from vagitus.files import write_atomic
 from vagitus.predict import Prediction, Predictor, to_json
@@ -87,6 +89,7 @@ MEDIA_TYPES = {
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
+WORKER_BEGINS = b"const FILES = "  # sw.js; by it an earlier page is known
 LICENCES = ".txt"  # shipped beside the page, but nothing that it loads
 
 
@@ -142,7 +145,7 @@ def page_files(model_path: Path | str) -> dict[str, bytes]:
     files["model.json"] = _json(header | {"sha256": hashlib.sha256(content).hexdigest()})
     hashes = {name: _short_hash(files[name]) for name in sorted(files) if not name.endswith(LICENCES)}
     hashes["sw.js"] = _short_hash(_json(hashes))  # names the set
-    files["sw.js"] = b"const FILES = " + _json(hashes) + b";\n" + files["sw.js"]
+    files["sw.js"] = WORKER_BEGINS + _json(hashes) + b";\n" + files["sw.js"]
     return files
 
 
@@ -160,15 +163,21 @@ def export_page(onnx_path: Path | str, out_dir: Path | str) -> list[Path]:
         OSError: ``out_dir`` cannot be written.
     """
     files, out_dir = page_files(onnx_path), Path(out_dir)
-    if out_dir.exists() and (
-        not out_dir.is_dir() or (any(out_dir.iterdir()) and not (out_dir / "sw.js").is_file())
-    ):
+    if out_dir.exists() and not (out_dir.is_dir() and (_is_page(out_dir) or not any(out_dir.iterdir()))):
         raise ValueError(f"{out_dir}: holds something that is no page; give an empty or a new folder")
     # sw.js last: with it a browser takes the new set, which must be there by then.
     names = sorted(files, key=lambda name: (name == "sw.js", name))
     for name in names:
         write_atomic(out_dir / name, files[name])
     return [out_dir / name for name in names]
+
+
+def _is_page(folder: Path) -> bool:
+    try:
+        with (folder / "sw.js").open("rb") as file:
+            return file.read(len(WORKER_BEGINS)) == WORKER_BEGINS
+    except (FileNotFoundError, IsADirectoryError):
+        return False
 
 
 def make_app(
@@ -188,7 +197,7 @@ def make_app(
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: not a model that the page can run, or a token that is too short.
+        ValueError: not a model that the page can run, or a token that is too short or not ASCII.
         ImportError: fastapi or python-multipart are missing.
     """
     try:
@@ -202,6 +211,11 @@ def make_app(
     if token is not None and len(token) < MIN_TOKEN_CHARACTERS:
         raise ValueError(
             f"the token has {len(token)} characters, at least {MIN_TOKEN_CHARACTERS}; "
+            "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+        )
+    if token is not None and not token.isascii():
+        raise ValueError(
+            "the token has characters beyond ASCII, which not every client sends alike; "
             "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
         )
     files = page_files(model_path)
@@ -219,7 +233,8 @@ def make_app(
         return explained(error.status_code, f"{error.detail}; the API is POST /predict", error.headers)
 
     async def failed(_: Request, error: Exception) -> Response:
-        return explained(500, f"the server failed ({type(error).__name__}); its terminal says where")
+        reason = f"the server failed ({type(error).__name__}); its terminal says where"
+        return explained(500, reason, HEADERS)  # starlette answers this one outside of _Guard
 
     app.add_exception_handler(_Refused, refused)  # type: ignore[arg-type]  # typed for any exception
     app.add_exception_handler(HTTPException, unknown)  # type: ignore[arg-type]
@@ -264,8 +279,8 @@ def serve(
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: not a model that the page can run, no token where one is needed or one that is too short, or a
-            host or port that cannot be listened on.
+        ValueError: not a model that the page can run, no token where one is needed or one that is too short or
+            not ASCII, or a host or port that cannot be listened on.
         ImportError: fastapi, uvicorn or python-multipart are missing.
     """
     try:
@@ -352,7 +367,7 @@ class _Guard:
             await send(message)
 
         try:
-            self._check(Headers(scope=scope))
+            self._check(scope["method"], Headers(scope=scope))
         except _Refused as refused:
             headers = {**(refused.headers or {}), "cache-control": "no-store"}
             body = _json({"error": refused.reason})
@@ -360,7 +375,7 @@ class _Guard:
             return
         await self.app(scope, receive, safe)
 
-    def _check(self, headers: Mapping[str, str]) -> None:
+    def _check(self, method: str, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "").lower()
         name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
         if self.hosts is not None and name not in self.hosts:
@@ -373,9 +388,21 @@ class _Guard:
                 "the token is missing or wrong; send Authorization: Bearer TOKEN",
                 {"www-authenticate": 'Basic realm="vagitus", charset="UTF-8"'},
             )
-        # A browser says whose page asks. Another's would not read the answer, but keep the cores busy.
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        # A browser says whose page asks. Another's would not read the answer, but keep the cores busy. It may link
+        # here, but a form that it sends is a navigation too; same-site is another port or a sister's name.
+        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
+        origin = headers.get("origin")
+        if (foreign and not link) or (method == "POST" and origin is not None and _host_of(origin) != host):
             raise _Refused(403, "asked for by another web page; open this one")
+
+
+def _host_of(origin: str) -> str:
+    """Name and port of an Origin header; "" for ``null`` and what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _given_token(headers: Mapping[str, str]) -> bytes:
@@ -514,15 +541,19 @@ class _Scorer:
     def _predict(self, path: Path) -> Prediction:
         rate_hz = self.predictor.model.sample_rate_hz
         deadline_s = time.monotonic() + self.limits.score_s
+        too_long = _Refused(
+            413, f"longer than {self.limits.max_duration_s / 60:g} minutes; send a shorter piece"
+        )
+        announced_s = probe(path).duration_s
+        if announced_s is not None and announced_s > self.limits.max_duration_s:
+            raise too_long
         blocks, n_samples = [], 0
         # A second at once: a header may say an hour and the file hold it, in a few bytes.
         for block in stream(path, sample_rate_hz=rate_hz, block_s=1.0):
             blocks.append(block)
             n_samples += len(block)
             if n_samples > self.limits.max_duration_s * rate_hz:
-                raise _Refused(
-                    413, f"longer than {self.limits.max_duration_s / 60:g} minutes; send a shorter piece"
-                )
+                raise too_long
             if time.monotonic() > deadline_s:
                 raise _Refused(503, f"decoding took over {self.limits.score_s:g} s; send it as wav")
         return self.predictor.predict(np.concatenate(blocks) if blocks else np.empty(0, np.float32), rate_hz)

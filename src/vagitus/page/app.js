@@ -25,7 +25,9 @@ const waiting = new Map();
 let lastId = 0;
 
 worker.onmessage = ({ data: { id, value, error, share } }) => {
-  const { resolve, reject, onProgress } = waiting.get(id);
+  const asked = waiting.get(id);
+  if (!asked) return; // refused already, when the worker failed
+  const { resolve, reject, onProgress } = asked;
   if (share !== undefined) return onProgress?.(share);
   waiting.delete(id);
   if (error === undefined) resolve(value);
@@ -155,7 +157,7 @@ async function analyse(name, read) {
     });
     if (mine !== job) return;
     const { took_s: tookS, ...prediction } = scored.prediction;
-    const entry = { when: Date.now(), name, prediction, model: modelFacts(), sound: null };
+    const entry = { when: Date.now(), name, prediction, model: modelFacts(), sha256: header.sha256, sound: null };
     try {
       entry.id = await history.add(entry);
     } catch {
@@ -206,7 +208,8 @@ function showResult(entry, sound) {
   shown = { entry, sound, player, timeline, playing: null };
   $("timeline-card").hidden = !sound && !prediction.windows.length;
   $("timeline-tools").hidden = !sound;
-  $("occlude").hidden = abstained;
+  // With another model it would explain another score.
+  $("occlude").hidden = abstained || entry.sha256 !== header?.sha256;
   $("occlude").disabled = false;
   $("timeline-words").textContent = timelineWords(prediction, sound);
   $("keep").checked = Boolean(entry.sound);
@@ -307,13 +310,18 @@ async function occlude() {
 async function keepOrNot() {
   const { entry, sound } = shown;
   try {
-    entry.sound = $("keep").checked ? wavBlob(sound.samples, sound.sampleRateHz) : null;
-    await history.keepSound(entry.id, entry.sound);
-    say(entry.sound ? "The sound is kept on this device." : "The sound is not kept.");
+    const wanted = $("keep").checked ? wavBlob(sound.samples, sound.sampleRateHz) : null;
+    await history.keepSound(entry.id, wanted);
+    entry.sound = wanted;
+    say(wanted ? "The sound is kept on this device." : "The sound is not kept.");
   } catch {
-    entry.sound = null;
-    $("keep").checked = false;
-    say("The sound could not be kept: this browser gives no room for it.");
+    // What is stored stays as it was, and the box says so.
+    if (shown?.entry === entry) $("keep").checked = Boolean(entry.sound);
+    say(
+      entry.sound
+        ? "The sound could not be erased: it is still kept on this device. Try again."
+        : "The sound could not be kept: this browser gives no room for it.",
+    );
   }
 }
 
@@ -378,14 +386,23 @@ function historyRow(entry) {
 }
 
 async function openEntry(id) {
-  const entry = await history.get(id);
-  if (!entry) return listHistory();
-  let sound = null;
-  if (entry.sound) {
-    sound = await readFile(new File([entry.sound], entry.name));
-    sound.spectrogram = (await ask("draw", sound)).spectrogram;
+  const mine = ++job;
+  $("problem").hidden = true;
+  try {
+    const entry = await history.get(id);
+    if (mine !== job) return;
+    if (!entry) return await listHistory();
+    let sound = null;
+    if (entry.sound) {
+      sound = await readFile(new File([entry.sound], entry.name));
+      if (mine !== job) return;
+      sound.spectrogram = (await ask("draw", sound)).spectrogram;
+      if (mine !== job) return;
+    }
+    showResult(entry, sound);
+  } catch (error) {
+    if (mine === job) problem(error);
   }
-  showResult(entry, sound);
 }
 
 async function eraseOne(entry, then) {

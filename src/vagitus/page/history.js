@@ -1,11 +1,14 @@
 // Results kept on this device, in IndexedDB, until they are erased. Sound is kept only where a person ticked it.
 //
-//   {id, when, name, prediction, model, sound}: prediction as score.js gives it, sound a WAV Blob or null
+//   {id, when, name, prediction, model, sha256, sound}: prediction as score.js gives it, sha256 of the model's file,
+//   sound a WAV Blob or null
 
 const STORE = "results";
+// Another page of the same origin, in another folder, has its own history.
+const DATABASE = `vagitus ${new URL(import.meta.url).pathname.replace(/[^/]*$/, "")}`;
 
 let opened;
-const changed = "BroadcastChannel" in globalThis ? new BroadcastChannel("vagitus-history") : null;
+const changed = "BroadcastChannel" in globalThis ? new BroadcastChannel(DATABASE) : null;
 
 /** Call back when another tab changes the history. */
 export function onOtherTab(callback) {
@@ -31,7 +34,10 @@ async function told(done) {
 }
 
 async function asked(mode, ask) {
-  opened ??= open();
+  opened ??= open().catch((error) => {
+    opened = undefined; // so that the next one tries again
+    throw error;
+  });
   const transaction = (await opened).transaction(STORE, mode);
   const request = ask(transaction.objectStore(STORE));
   return new Promise((resolve, reject) => {
@@ -42,11 +48,18 @@ async function asked(mode, ask) {
 
 function open() {
   return new Promise((resolve, reject) => {
-    const request = indexedDB.open("vagitus", 1);
+    const request = indexedDB.open(DATABASE, 1);
     request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id", autoIncrement: true });
     request.onsuccess = () => {
-      request.result.onversionchange = () => request.result.close(); // a newer page in another tab
-      resolve(request.result);
+      const database = request.result;
+      database.onversionchange = () => {
+        opened = undefined;
+        database.close(); // a newer page in another tab
+      };
+      database.onclose = () => {
+        opened = undefined; // by the browser, as when its data are cleared
+      };
+      resolve(database);
     };
     request.onerror = () => reject(request.error);
   });

@@ -37,7 +37,21 @@ export async function record(onLevel, onEnd) {
       }[error.name] ?? `The microphone could not be used (${error.name}). Open a file instead.`,
     );
   }
-  const context = new AudioContext();
+  let context;
+  const release = () => {
+    for (const track of stream.getTracks()) track.stop();
+    context?.close();
+  };
+  try {
+    context = new AudioContext();
+    return await listening(context, stream, release, onLevel, onEnd);
+  } catch (error) {
+    release(); // or the browser would go on to show that the microphone is in use
+    throw new SoundError(`The microphone could not be listened to (${error.name}). Press Record again, or open a file.`);
+  }
+}
+
+async function listening(context, stream, release, onLevel, onEnd) {
   const parts = [];
   let nSamples = 0;
   let peak = 0;
@@ -69,8 +83,7 @@ export async function record(onLevel, onEnd) {
   return {
     stop() {
       ended = true;
-      for (const track of stream.getTracks()) track.stop();
-      context.close();
+      release();
       const samples = new Float32Array(nSamples);
       let at = 0;
       for (const part of parts) {

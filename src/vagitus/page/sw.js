@@ -4,7 +4,9 @@
 // With a network the page is always the current one: an old model must not answer for a new one. What was kept is a
 // whole set, taken when the worker was installed, and serves only where the network does not answer.
 
-const CACHE = `vagitus-${FILES["sw.js"]}`;
+// Another page of the same origin, in another folder, keeps its own.
+const OURS = `vagitus ${self.registration.scope}#`;
+const CACHE = `${OURS}${FILES["sw.js"]}`;
 const PATIENCE_MS = 4000;
 
 self.addEventListener("install", (event) => {
@@ -21,7 +23,7 @@ self.addEventListener("activate", (event) => {
   event.waitUntil(
     caches
       .keys()
-      .then((names) => Promise.all(names.filter((n) => n.startsWith("vagitus-") && n !== CACHE).map((n) => caches.delete(n))))
+      .then((names) => Promise.all(names.filter((n) => n.startsWith(OURS) && n !== CACHE).map((n) => caches.delete(n))))
       .then(() => self.clients.claim()),
   );
 });

@@ -43,8 +43,8 @@ const TASKS = {
     return { prediction, samples: ours, spectrogram: spectrogram(ours, header.sample_rate_hz) };
   },
 
-  async draw({ samples }) {
-    return { spectrogram: spectrogram(samples, header.sample_rate_hz) };
+  async draw({ samples, sampleRateHz }) {
+    return { spectrogram: spectrogram(samples, sampleRateHz) };
   },
 
   async occlusion({ samples }, onProgress) {

@@ -1,9 +1,9 @@
 """Does a smaller network break sooner? ``python recipes/robustness_of_smaller_networks.py``, after smaller_networks.py.
 
-The dense res8 and its tensor trains of rank 1, 2, 4 and 8, of all folds of the first seed, score the recordings
-that they never saw: clean, in gaussian noise, in noise of every ESC-10 class but the cries (another clip for each
-recording), and cut to 10 to 100 % of their length. Curves and areas under them with intervals over patients, each
-against the dense network on the same resamples, go to recipes/results/robustness-of-smaller-networks.jsonl.
+The dense res8 and its tensor trains of rank 1, 2, 4 and 8, of all folds of the first seed, score every third of the
+recordings that they never saw: clean, in gaussian noise, in noise of every ESC-10 class but the cries (another clip
+for each recording), and cut to 10 to 100 % of their length. Curves and areas under them with intervals over patients,
+each against the dense network on the same resamples, go to recipes/results/robustness-of-smaller-networks.jsonl.
 """
 
 import json
@@ -21,7 +21,8 @@ from vagitus.study import versions
 
 MODEL = "res8"
 WAYS = ("dense", *(f"tt rank {rank}" for rank in RANKS))
-CLASS_SNRS_DB = (0, 10, 20)  # of the classes; gaussian noise at all of SNRS_DB
+CLASS_SNRS_DB = (10,)  # of the classes; gaussian noise at all of SNRS_DB
+EVERY = 3  # of the recordings, one is swept: a sweep of all takes hours of one core
 
 
 def main() -> None:
@@ -38,7 +39,9 @@ def main() -> None:
         folder = Job(MODEL, 0, fold).folder
         models = {way: load_model(folder / f"{way}.safetensors") for way in WAYS}
         parts.append(
-            sweep(models, plan.dataset.manifest, conditions, rows=fold.test, noises=noises, n_workers=2)
+            sweep(
+                models, plan.dataset.manifest, conditions, rows=fold.test[::EVERY], noises=noises, n_workers=2
+            )
         )
         print(
             f"{fold.name}: {len(parts[-1].rows)} recordings, {len(parts[-1].excluded)} left out", flush=True

@@ -246,14 +246,14 @@ def test_a_source_is_an_arm_of_a_study_of_other_recordings_only(folder: Path, tm
         seed=7,
     )
     model = tmp_path / "source.safetensors"
-    options = ("--window-s", "1", "--out", model, "--cache", tmp_path / "cache", "--json")
+    learning = ("--window-s", "1", "--out", model, "--cache", tmp_path / "cache", "--json")
     collapsed = vagitus(
-        *("pretrain", elsewhere, "--task", "simclr", "--epochs", "1", "--batch-size", "4", *options)
+        *("pretrain", elsewhere, "--task", "simclr", "--epochs", "1", "--batch-size", "4", *learning)
     )
     assert collapsed.returncode == 1 and not model.exists()  # one epoch from so few teaches nothing
     assert "collapsed" in json.loads(collapsed.stdout)["collapse"]
     others = ("--keep-out", folder / "manifest.csv")
-    learned = vagitus("pretrain", elsewhere, "--task", "speakers", "--epochs", "1", *others, *options)
+    learned = vagitus("pretrain", elsewhere, "--task", "speakers", "--epochs", "1", *others, *learning)
     assert learned.returncode == 0, learned.stderr
     assert json.loads(learned.stdout)["model"] == str(model) and model.is_file()
     recipe = tmp_path / "study.toml"
@@ -261,7 +261,7 @@ def test_a_source_is_an_arm_of_a_study_of_other_recordings_only(folder: Path, tm
         "[budget]\nn_inner_folds = 2\nn_members = 1\n[budget.train]\nepochs = 1\nwindow_s = 1.0\n"
         "[budget.continued]\nepochs = 1\nbatch_size = 4\n"
     )
-    options = ("--recipe", recipe, "--arms", "speakers,simclr+target", "--folds", "2")
+    options: tuple[str | Path, ...] = ("--recipe", recipe, "--arms", "speakers,simclr+target", "--folds", "2")
     options += ("--source", f"speakers={model}", "--source", f"simclr={model}")
     out = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--json")
     ran = vagitus("study", folder / "manifest.csv", *options, *out)

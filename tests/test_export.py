@@ -1,4 +1,3 @@
-import functools
 import json
 import math
 import re
@@ -11,87 +10,29 @@ import onnx
 import onnxruntime
 import pytest
 import soundfile
-import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_data import RATE_HZ, exported, make_card, make_model, noise
 
-from vagitus import calibration, export
-from vagitus.checkpoint import ModelCard, load_model, save_model
+from vagitus import export
+from vagitus.checkpoint import load_model, save_model
 from vagitus.compression import CompressConfig, compress_network
-from vagitus.export import Limits, OnnxModel, Parity, check_parity, export_onnx, quantise
-from vagitus.features import FeatureConfig, Normalisation, featurise
+from vagitus.export import (
+    HEADER_RULES,
+    Limits,
+    Moments,
+    OnnxModel,
+    Parity,
+    ParityError,
+    check_parity,
+    export_onnx,
+    quantise,
+    write_noise,
+)
+from vagitus.features import Normalisation, featurise
 from vagitus.manifest import Manifest, build_manifest
-from vagitus.models import MODELS, build_model
+from vagitus.models import MODELS
 from vagitus.training import score_recordings
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning"
-)  # torch's exporter
-
-# Small, and odd where a formula could hide behind an even number: 4 kHz, a window of 124 samples, a hop of 40.
-FEATURES = FeatureConfig(sample_rate_hz=4_000, window_ms=31.0, f_min_hz=60.0, f_max_hz=2_000.0, n_bands=40)
-RATE_HZ = FEATURES.sample_rate_hz
-SMALL: dict[str, dict[str, int]] = {
-    "res8": {"width": 6},
-    "small": {"width": 16},
-    "cnn14": {"width": 4},
-    "ecapa": {"width": 16, "bottleneck": 8},
-    "lstm": {"hidden_size": 12},
-    "gru": {"hidden_size": 12},
-    "tt-lstm": {"hidden_size": 256},
-    "tt-gru": {"hidden_size": 12},
-    "transformer": {"width": 8, "depth": 1, "n_heads": 2},
-}
-
-# Every way to normalise, spread over the models so that each is exported once; "mean" for the others.
-NORMALISATIONS: dict[str, dict[str, Any]] = {
-    "res8": {"normalisation": "none"},
-    "lstm": {"normalisation": "mean_std"},
-    "tt-lstm": {"normalisation": "mean_std", "kind": "mfcc"},
-    "gru": {"normalisation": "keep_level"},
-    "transformer": {"normalisation": "keep_level", "kind": "mfcc"},
-}
-PROVENANCE = {
-    "command": "vagitus study /home/doctor/cries.csv --out=/srv/results/ C:\\Users\\doctor\\x.csv a/b and/or",
-    "source": "https://example.org/data",
-    "trained_on": ["c0ffee123456"],
-}
-
-
-def make_card(name: str, **changes: Any) -> ModelCard:
-    options = {"n_mels": FEATURES.n_rows, "n_classes": 2, **SMALL.get(name, {})}
-    values: dict[str, Any] = {
-        "model": name,
-        "options": options,
-        "features": FEATURES.vary(**{"normalisation": "mean"} | NORMALISATIONS.get(name, {})),
-        "window_s": 0.61,
-        "class_names": ("well", "ill"),
-        "positive": "ill",
-        "threshold": 0.45,
-        "calibration": calibration.Logistic(1.7, (0.0, 0.2)).to_dict(),
-        "provenance": PROVENANCE,
-    }
-    return ModelCard(**values | changes)
-
-
-def make_model(path: Path, card: ModelCard) -> Path:
-    """Random weights, and batch-norm statistics that are not those of a fresh layer."""
-    torch.manual_seed(0)
-    model = build_model(card.model, **card.options)
-    with torch.no_grad():
-        model(3 * torch.randn(8, FEATURES.n_rows, 61) - 5)
-    save_model(path, model, card)
-    return path
-
-
-def noise(n_samples: int, seed: int = 0) -> np.ndarray:
-    samples = np.random.default_rng(seed).standard_normal(n_samples) * np.linspace(0.01, 0.2, n_samples)
-    return samples.astype(np.float32)
-
-
-@functools.cache
-def exported(name: str, folder: Path) -> tuple[Path, Path]:
-    source = make_model(folder / f"{name}.safetensors", make_card(name))
-    export_onnx(source, source.with_suffix(".onnx"))
-    return source, source.with_suffix(".onnx")
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +66,12 @@ def blocks_of(samples: np.ndarray, length: int) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_recording_scores_as_the_model_file_does(name: str, folder: Path) -> None:
-    source, path = exported(name, folder)
+def test_a_recording_scores_as_the_model_file_does(name: str) -> None:
+    source, path = exported(name)
     model = OnnxModel(path)
-    for n_samples in (700, 2_600, 17_333):  # shorter than a window, a window and a bit, many windows
+    window_samples = model.window_frames * model.hop_samples
+    for share in (0.6, 1.07, 7.1):  # shorter than a window, a window and a bit, many windows
+        n_samples = round(share * window_samples)
         samples = noise(n_samples)
         scored = model.score(lambda samples=samples: [samples], n_samples)  # type: ignore[misc]
         np.testing.assert_allclose(scored.pooled, torch_logits(source, samples), atol=1e-4)
@@ -140,9 +83,9 @@ def test_every_way_to_normalise_is_exported() -> None:
 
 
 def test_blocks_of_any_length_and_statistics_of_several_stretches_change_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = OnnxModel(exported("lstm", folder)[1])
+    model = OnnxModel(exported("lstm")[1])
     samples = noise(20_001)
     whole = model.score(lambda: [samples], len(samples))
     monkeypatch.setattr(export, "STRETCH_FRAMES", 67)
@@ -150,8 +93,8 @@ def test_blocks_of_any_length_and_statistics_of_several_stretches_change_nothing
     np.testing.assert_allclose(pieces.logits, whole.logits, atol=1e-5)
 
 
-def test_a_batch_of_windows_is_its_rows(folder: Path) -> None:
-    session = onnxruntime.InferenceSession(exported("small", folder)[1])
+def test_a_batch_of_windows_is_its_rows() -> None:
+    session = onnxruntime.InferenceSession(exported("small")[1])
     rng = np.random.default_rng(3)
     feed = {
         "waveform": 0.1 * rng.standard_normal((3, 2_777), dtype=np.float32),
@@ -162,24 +105,27 @@ def test_a_batch_of_windows_is_its_rows(folder: Path) -> None:
     np.testing.assert_allclose(batch, rows, atol=1e-5)
 
 
-def test_a_compressed_model_is_exported_as_it_scores(folder: Path) -> None:
+def test_a_compressed_model_is_exported_as_it_scores_without_a_word(
+    folder: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     card = make_card("lstm", options={"n_mels": 40, "n_classes": 2, "hidden_size": 32})
     model, _ = load_model(make_model(folder / "dense.safetensors", card))
     small = compress_network(model, CompressConfig(rank=2, bits=8), dev_score=None)
     source = folder / "compressed.safetensors"
     save_model(source, small.model, make_card("lstm", options=card.options, compression=small.storage))
     parity = export_onnx(source, folder / "compressed.onnx")
+    assert capfd.readouterr() == ("", "") and not recwarn.list
     assert parity.max_difference < 1e-4
     names = [tensor.name for tensor in onnx.load(folder / "compressed.onnx").graph.initializer]
     assert any("cores" in name for name in names)
 
 
-def test_a_tensorized_lstm_of_256_fills_less_than_40_kilobytes(folder: Path) -> None:
-    assert exported("tt-lstm", folder)[1].stat().st_size < 40_000
+def test_a_tensorized_lstm_of_256_fills_less_than_40_kilobytes() -> None:
+    assert exported("tt-lstm")[1].stat().st_size < 40_000
 
 
-def test_the_header_says_how_to_read_scores_and_that_it_is_research(folder: Path) -> None:
-    header = OnnxModel(exported("small", folder)[1]).header
+def test_the_header_says_how_to_read_scores_and_that_it_is_research() -> None:
+    header = OnnxModel(exported("small")[1]).header
     assert header["notice"] == "Research use only, not a diagnosis."
     assert (header["class_names"], header["positive"], header["threshold"]) == (["well", "ill"], "ill", 0.45)
     assert header["calibration"]["slope"] == 1.7
@@ -188,18 +134,18 @@ def test_the_header_says_how_to_read_scores_and_that_it_is_research(folder: Path
     assert header["card"]["model"] == "small"
 
 
-def test_no_path_of_this_machine_and_no_trained_recording_is_in_the_file(folder: Path) -> None:
-    path = exported("small", folder)[1]
+def test_no_path_of_this_machine_and_no_trained_recording_is_in_the_file() -> None:
+    path = exported("small")[1]
     content = path.read_bytes()
-    for secret in (b"doctor", b"/srv", b"c0ffee123456", b"site-packages", b".py", str(folder).encode()):
+    for secret in (b"doctor", b"/srv", b"c0ffee123456", b"site-packages", b".py", str(path.parent).encode()):
         assert secret not in content
     kept = OnnxModel(path).header["card"]["provenance"]
     assert kept["command"] == "vagitus study cries.csv --out=results x.csv a/b and/or"
     assert kept["source"] == "https://example.org/data"
 
 
-def test_parity_counts_what_can_be_read_and_gives_the_metric(folder: Path, recordings: Manifest) -> None:
-    source, path = exported("small", folder)
+def test_parity_counts_what_can_be_read_and_gives_the_metric(recordings: Manifest) -> None:
+    source, path = exported("small")
     parity = check_parity(source, path, recordings)
     assert (parity.n_recordings, parity.n_changed) == (8, 0)
     assert parity.max_difference < 1e-4
@@ -207,7 +153,7 @@ def test_parity_counts_what_can_be_read_and_gives_the_metric(folder: Path, recor
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, right = exported("small", folder)
+    source, right = exported("small")
     graph = onnx.load(right)
     bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "network.head.bias")
     values = onnx.numpy_helper.to_array(bias) + np.array([0.0, 0.01], np.float32)
@@ -215,7 +161,7 @@ def test_a_graph_that_scores_otherwise_is_not_written(folder: Path, monkeypatch:
     monkeypatch.setattr(export, "_graph", lambda *_: graph)
     path = folder / "refused.onnx"
     path.write_bytes(b"what stood here")
-    with pytest.raises(ValueError, match=r"not written: a probability differs by 0\.00\d+, at most 0\.0001"):
+    with pytest.raises(ParityError, match=r"not written: a probability differs by 0\.00\d+, at most 0\.0001"):
         export_onnx(source, path)
     assert path.read_bytes() == b"what stood here"
 
@@ -239,7 +185,7 @@ def test_an_unknown_metric_is_not_judged() -> None:
 
 
 def test_int8_is_smaller_and_keeps_the_front_end_float(folder: Path, recordings: Manifest) -> None:
-    path = exported("small", folder)[1]
+    path = exported("small")[1]
     parity = quantise(path, recordings, folder / "int8.onnx")
     assert 0 < parity.max_difference < 0.1
     assert (folder / "int8.onnx").stat().st_size < 0.5 * path.stat().st_size
@@ -254,12 +200,12 @@ def test_int8_is_smaller_and_keeps_the_front_end_float(folder: Path, recordings:
 
 def test_int8_of_a_recurrent_network_is_refused(folder: Path, recordings: Manifest) -> None:
     with pytest.raises(ValueError, match=r"of .* weights are in convolutions and linear layers"):
-        quantise(exported("lstm", folder)[1], recordings, folder / "never.onnx")
+        quantise(exported("lstm")[1], recordings, folder / "never.onnx")
     assert not (folder / "never.onnx").exists()
 
 
 def test_what_cannot_be_opened_is_refused(folder: Path) -> None:
-    model = onnx.load(exported("small", folder)[1])
+    model = onnx.load(exported("small")[1])
     path = folder / "strange.onnx"
 
     def refused(match: str) -> None:
@@ -277,5 +223,133 @@ def test_what_cannot_be_opened_is_refused(folder: Path) -> None:
     refused("without a vagitus header")
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     refused("keeps weights in other files")
+    path.write_bytes(b"")
+    refused("empty file")
+    path.write_text("a page of notes about a model\n" * 20)
+    refused("not an ONNX model")
     with pytest.raises(FileNotFoundError, match=r"none\.onnx: no such file"):
         OnnxModel(folder / "none.onnx")
+    with pytest.raises(FileNotFoundError, match="a folder"):
+        OnnxModel(folder)
+
+
+def test_the_model_file_itself_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"which only trains .* `vagitus export small\.safetensors`"):
+        OnnxModel(exported("small")[0])
+
+
+def test_a_graph_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(exported("small")[1])
+    model.graph.input[1].name = "average"
+    for node in model.graph.node:
+        node.input[:] = ["average" if name == "mean" else name for name in node.input]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="its graph takes waveform, average"):
+        OnnxModel(tmp_path / "m.onnx")
+
+
+def test_weights_that_are_not_finite_are_named_when_they_score(tmp_path: Path) -> None:
+    model = onnx.load(exported("small")[1])
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "network.head.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([0, np.nan], np.float32), bias.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"m\.onnx: its graph gives logits that are not finite"):
+        OnnxModel(tmp_path / "m.onnx").score(lambda: [noise(3_000)], 3_000)
+
+
+def with_header(path: Path, changes: dict[str, Any]) -> Path:
+    model = onnx.load(exported("small")[1])
+    header = json.loads(model.metadata_props[0].value)
+    model.metadata_props[0].value = json.dumps(header | changes)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hop_samples", 0),
+        ("hop_samples", True),
+        ("window_frames", 10**12),
+        ("context_samples", 41),
+        ("least_samples", 0),
+        ("n_rows", "40"),
+        ("sample_rate_hz", 5),
+        ("class_names", ["one"]),
+        ("class_names", "ab"),
+        ("positive", "well"),
+        ("threshold", math.nan),
+        ("threshold", 2.0),
+        ("silent_dbfs", None),
+        ("numbers", "float8"),
+        ("notice", ""),
+        ("card", []),
+        ("calibration", 3),
+    ],
+)
+def test_a_damaged_header_is_named(name: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"m\.onnx: its header is damaged: {name} must be "):
+        OnnxModel(with_header(tmp_path / "m.onnx", {name: value}))
+
+
+def test_a_damaged_calibration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"m\.onnx: its header is damaged: no calibrator"):
+        OnnxModel(with_header(tmp_path / "m.onnx", {"calibration": {"name": "wish"}}))
+
+
+def test_a_header_that_fits_no_graph_is_named_when_it_scores(tmp_path: Path) -> None:
+    model = OnnxModel(with_header(tmp_path / "m.onnx", {"n_rows": 39}))
+    with pytest.raises(ValueError, match=r"its graph (gives stretch_mean|cannot be run)"):
+        model.score(lambda: [noise(3_000)], 3_000)
+
+
+FUZZ = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@FUZZ
+@given(changes=st.dictionaries(st.sampled_from(sorted(HEADER_RULES)), ANYTHING, min_size=1, max_size=2))
+def test_any_header_scores_or_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    try:
+        found = OnnxModel(with_header(tmp_path / "m.onnx", changes)).score(lambda: [noise(3_000)], 3_000)
+    except ValueError as error:
+        assert "m.onnx: " in str(error) or "record longer" in str(error)
+    else:
+        assert np.isfinite(found.logits).all()
+
+
+@FUZZ
+@given(at=st.floats(0, 1, exclude_max=True), put=st.binary(max_size=3), n_taken=st.integers(0, 300))
+def test_damaged_bytes_score_or_are_refused(at: float, put: bytes, n_taken: int, tmp_path: Path) -> None:
+    content = exported("small")[1].read_bytes()
+    begin = int(at * len(content))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content[:begin] + put + content[begin + n_taken :])
+    try:
+        OnnxModel(path).score(lambda: [noise(3_000)], 3_000)
+    except ValueError as error:
+        assert "m.onnx: " in str(error) or "record longer" in str(error)
+
+
+def test_moments_of_stretches_pool_to_those_of_all_frames() -> None:
+    frames = np.random.default_rng(0).standard_normal((50, 3)) * [1, 2, 3] + [5, -4, 0]
+    parts = [frames[:7], frames[7:30], frames[30:]]
+    pooled = Moments.pooled([Moments(len(part), part.mean(axis=0), part.var(axis=0)) for part in parts])
+    assert pooled.n_frames == 50
+    np.testing.assert_allclose(pooled.mean, frames.mean(axis=0))
+    np.testing.assert_allclose(pooled.variance, frames.var(axis=0))
+
+
+def test_the_noise_of_a_comparison_can_be_had_as_files(tmp_path: Path) -> None:
+    source, path = exported("small")
+    parity = check_parity(source, path, write_noise(source, tmp_path))
+    assert parity.n_recordings == 3 and math.isnan(parity.metric_before)

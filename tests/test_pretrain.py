@@ -465,9 +465,9 @@ def test_pretraining_refuses_the_test_part(tmp_path: Path) -> None:
 def test_what_the_start_and_the_noise_held_is_kept_and_refused_as_well(tmp_path: Path) -> None:
     first, second = noise_clips(tmp_path / "a", 4, 0), noise_clips(tmp_path / "b", 4, 1)
     noise, test = noise_clips(tmp_path / "c", 2, 2), first.select([2])
-    short = {"config": CONFIG.model_copy(update={"epochs": 1}), "save_collapsed": True}
+    short: dict[str, Any] = {"config": CONFIG.model_copy(update={"epochs": 1}), "save_collapsed": True}
     pretrain_views(tmp_path, manifests=[first], options=SMALL, **short)
-    begun = {"manifests": [second], "start": tmp_path / "m.safetensors", **short}
+    begun: dict[str, Any] = {"manifests": [second], "start": tmp_path / "m.safetensors", **short}
     made = pretrain_views(tmp_path, name="n", noise=noise, **begun)
     assert all(learned_rows(made.card, heard) == list(range(len(heard))) for heard in (first, second, noise))
     assert "trained_on" not in made.card.provenance["started_from_provenance"]

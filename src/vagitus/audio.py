@@ -671,7 +671,7 @@ def _as_int16(samples: Samples) -> NDArray[np.int16]:
 
 
 def _resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[NDArray[np.float32]]:
-    import soxr  # type: ignore[import-untyped]
+    import soxr
 
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     for block in blocks:

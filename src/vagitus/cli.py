@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RESEARCH_ONLY = cli_device.RESEARCH_ONLY
 
+N_COMPARED = 20  # recordings, at most, on which a study's model.onnx must score as its model.safetensors
+
 app = typer.Typer(
     name="vagitus",
     help="A few labelled heart, lung or cry recordings to a small model, proven subject by subject.\n\n"
@@ -170,12 +172,19 @@ def study(
 ) -> int:
     """Compare every arm on the same subject-disjoint folds and write a report."""
     from vagitus.config import checked, load_toml
+    from vagitus.export import ParityError, export_onnx
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
     from vagitus.results import finite
     from vagitus.study import run_study
 
-    for package in ("torch", "sklearn", "jinja2", "matplotlib"):  # a missing one is said before the work
+    for package in (
+        "torch",
+        "sklearn",
+        "jinja2",
+        "matplotlib",
+        "onnxscript",
+    ):  # a missing one is said before the work
         importlib.import_module(package)
     given: dict[str, Any] = {}
     if recipe is not None:
@@ -221,8 +230,18 @@ def study(
             n_workers=workers or None,
             announce=announce,
         )
+        model, exported = out / "model.safetensors", True
         announce("writing the report")
         report = write_report(out, plan.dataset, plan.audit, with_audio=audio)
+        if model.exists():
+            announce("exporting the model")
+            recordings = plan.dataset.manifest
+            compared = range(0, len(recordings), -(-len(recordings) // N_COMPARED))
+            try:
+                export_onnx(model, out / "model.onnx", recordings=recordings.select(list(compared)))
+            except ParityError as error:  # hours of work stand all the same
+                print(f"vagitus: {error}; there is no model.onnx", file=sys.stderr)
+                exported = False
     if as_json:
         print(
             json.dumps(
@@ -236,7 +255,7 @@ def study(
     else:
         _print_summary(finite(results))
         print(f"\nreport: {report}")
-    return 0
+    return 0 if exported else 1
 
 
 @app.command(
@@ -418,6 +437,7 @@ def pretrain(
 ) -> int:
     """Learn a source model from adult speech, or from any sound without labels."""
     from vagitus.config import checked
+    from vagitus.corpora import CORPORA
     from vagitus.features import PRESETS
     from vagitus.pretrain import (
         METHODS,
@@ -439,7 +459,10 @@ def pretrain(
             raise ValueError(f"{name} is for simclr and vicreg; leave it out for {task}")
     # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
     manifests = [_open(name, "", root)[0] for name in data or ()]
-    manifests += [_open(name, task if is_supervised else "", root)[0] for name in corpus or ()]
+    manifests += [
+        _open(name, task if name in CORPORA and task in CORPORA[name].tasks else "", root)[0]
+        for name in corpus or ()
+    ]
     if not manifests:
         raise ValueError("nothing to learn from: give a manifest or --corpus NAME")
     changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "window_s": window_s}

@@ -26,9 +26,12 @@ the model but for local paths and the list of recordings that it was trained on.
 """
 
 import json
+import logging
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -38,9 +41,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus import calibration
-from vagitus.audio import AudioError, stream
+from vagitus.audio import MAX_RATE_HZ, MIN_RATE_HZ, AudioError, stream
 from vagitus.files import atomic_path
-from vagitus.manifest import Manifest
+from vagitus.manifest import Manifest, build_manifest
 from vagitus.metrics import macro_auroc
 from vagitus.windows import window_starts
 
@@ -54,11 +57,16 @@ Float64 = NDArray[np.float64]
 Blocks = Callable[[], Iterable[Float32]]  # a recording's samples from its beginning, each time it is called
 
 FORMAT = 1
+INPUTS = (("waveform",), ("waveform", "mean"), ("waveform", "mean", "std"))
+OUTPUTS = ["logits", "stretch_mean", "stretch_variance"]
 METADATA_KEY = "vagitus"
 WINDOWS_AT_ONCE = 8  # activations of res8 for a window of 3 s are 5 MB
 STRETCH_FRAMES = 1000  # from which statistics are computed at once: 15 MB of frames at 16 kHz
 HELD_S = 60.0  # a recording up to this length is decoded once and kept, a longer one again for every pass
 CALIBRATION_WINDOWS = 200  # at most, spread evenly over the recordings
+MAX_MODEL_BYTES = (1 << 31) - 1  # of a protobuf message, and so of an ONNX file without others beside it
+MAX_WINDOW_S = 600.0  # far beyond any model here; a damaged header could ask for any amount of memory
+MAX_ROWS = 4096  # of features, likewise
 # TensorProto.external_data, a message with the key "location": weights in another file, which could be any file.
 EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 # An absolute path, its last part apart; not the slashes of an address, of "and/or" or of a relative path.
@@ -105,7 +113,7 @@ class Parity:
     metric_after: float
 
     def refuse(self, limits: Limits) -> None:
-        """Raise ValueError, naming what is beyond ``limits``."""
+        """Raise ParityError, naming what is beyond ``limits``."""
         loss = self.metric_before - self.metric_after
         wrong = []
         if not self.max_difference <= limits.difference:
@@ -117,7 +125,11 @@ class Parity:
         if loss > limits.metric_loss:
             wrong.append(f"the AUROC falls by {loss:.3f}, at most {limits.metric_loss:g}")
         if wrong:
-            raise ValueError(f"not written: {'; '.join(wrong)}; keep the model it was made of")
+            raise ParityError(f"not written: {'; '.join(wrong)}; keep the model it was made of")
+
+
+class ParityError(ValueError):
+    """What was exported scores otherwise than what it was made of."""
 
 
 class WindowScores(NamedTuple):
@@ -133,6 +145,24 @@ class WindowScores(NamedTuple):
         return mean
 
 
+class Moments(NamedTuple):
+    """Means and variances of a stretch's features, which pool to those of a recording."""
+
+    n_frames: int
+    mean: Float64  # (n_rows,)
+    variance: Float64  # (n_rows,), with 1/n
+
+    @staticmethod
+    def pooled(stretches: "Sequence[Moments]") -> "Moments":
+        """Of all frames of one stretch or more; variances about means of their own, which lose no digits."""
+        n = np.array([stretch.n_frames for stretch in stretches], np.float64)[:, None]
+        means = np.stack([stretch.mean for stretch in stretches])
+        variances = np.stack([stretch.variance for stretch in stretches])
+        mean = (n * means).sum(axis=0) / n.sum()
+        variance = (n * (variances + (means - mean) ** 2)).sum(axis=0) / n.sum()
+        return Moments(sum(stretch.n_frames for stretch in stretches), mean, variance)
+
+
 class OnnxModel:
     """A model.onnx that is open: its header, and the way from samples to logits and decisions.
 
@@ -142,16 +172,15 @@ class OnnxModel:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not ONNX, not written by ``export_onnx``, another format version, or weights in other files.
+        ValueError: not ONNX, not written by ``export_onnx``, another format version, a header that is damaged, or
+            weights in other files.
     """
 
     def __init__(self, path: Path | str, *, n_threads: int = 1) -> None:
         import onnxruntime
 
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; `vagitus export` writes one")
-        content = path.read_bytes()
+        content = _content(path)
         if EXTERNAL_DATA_MARK in content:
             raise ValueError(
                 f"{path}: keeps weights in other files, which is refused; export it again, as one file"
@@ -170,15 +199,31 @@ class OnnxModel:
         self._only_fetched = onnxruntime.RunOptions()
         self._only_fetched.only_execute_path_to_fetches = True
         self.header = _read_header(path, self._session.get_modelmeta().custom_metadata_map)
+        self.path = path
         self.class_names: tuple[str, ...] = tuple(self.header["class_names"])
         self.threshold: float | None = self.header["threshold"]
         self.sample_rate_hz: int = self.header["sample_rate_hz"]
         self.hop_samples: int = self.header["hop_samples"]
         self.window_frames: int = self.header["window_frames"]
         self.least_samples: int = self.header["least_samples"]
+        self.context_samples: int = self.header["context_samples"]
         self._inputs: tuple[str, ...] = tuple(node.name for node in self._session.get_inputs())
+        outputs = [node.name for node in self._session.get_outputs()]
+        if self._inputs not in INPUTS or outputs != OUTPUTS[: len(OUTPUTS) if len(self._inputs) > 1 else 1]:
+            raise ValueError(
+                f"{path}: its graph takes {', '.join(self._inputs)} and gives {', '.join(outputs)}, which is not "
+                "what `vagitus export` writes; export the model again"
+            )
         described = self.header["calibration"]
-        self._calibrator = calibration.from_dict(described) if described else calibration.Identity()
+        try:
+            self._calibrator = calibration.from_dict(described) if described else calibration.Identity()
+        except ValueError as error:
+            raise ValueError(f"{path}: its header is damaged: {error}; export the model again") from None
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether a window is normalised by statistics of its whole recording."""
+        return len(self._inputs) > 1
 
     def score(self, blocks: Blocks, n_samples: int) -> WindowScores:
         """Logits of a recording's windows, in memory that does not grow with its length but for the logits.
@@ -195,10 +240,10 @@ class OnnxModel:
         for feed in self.window_feeds(blocks, n_samples):
             batch.append(feed)
             if len(batch) == WINDOWS_AT_ONCE:
-                logits.append(self._run(batch))
+                logits.append(self.run(batch))
                 batch = []
         if batch:
-            logits.append(self._run(batch))
+            logits.append(self.run(batch))
         return WindowScores(starts, np.concatenate(logits))
 
     def starts(self, n_samples: int) -> NDArray[np.int64]:
@@ -211,10 +256,10 @@ class OnnxModel:
         if n_samples < self.least_samples:
             raise ValueError(f"{n_samples} samples, a recording needs {self.least_samples}; record longer")
         n_frames = 1 + n_samples // self.hop_samples
-        shared = self._statistics(blocks, n_frames)
+        moments = self._statistics(blocks, n_frames)
         stretches = [(int(s), min(self.window_frames, n_frames)) for s in self.starts(n_samples)]
         for waveform in self._cut(blocks(), stretches):
-            yield {"waveform": waveform[None], **shared}
+            yield self.window_feed(waveform, moments)
 
     def probabilities(self, logits: NDArray[Any]) -> Float64:
         """Logits (n, n_classes) -> calibrated probabilities (n, n_classes)."""
@@ -224,39 +269,65 @@ class OnnxModel:
         """(n,) class: from the threshold up the positive one; without a threshold the highest logit."""
         return _decide(logits, probabilities, self.threshold)
 
-    def _run(self, batch: Sequence[dict[str, Float32]]) -> Float32:
-        feeds = {name: np.concatenate([feed[name] for feed in batch]) for name in self._inputs}
-        logits: Float32 = self._session.run(["logits"], feeds)[0]
-        return logits
+    def moments(self, waveform: Float32) -> Moments:
+        """Of a stretch of n frames, from its samples with their context on both sides, (n_samples,).
 
-    def _statistics(self, blocks: Blocks, n_frames: int) -> dict[str, Float32]:
-        """Mean and standard deviation over all frames, as far as they are inputs; by pooling of stretches."""
-        wanted = self._inputs[1:]
-        if not wanted:
-            return {}
-        n_rows = int(self.header["n_rows"])
-        nothing = {name: np.ones((1, n_rows), np.float32) for name in wanted}
+        Raises:
+            ValueError: the model needs no statistics and has none to give.
+        """
+        if not self.needs_statistics:
+            raise ValueError(f"{self.path}: normalises by no statistics; ask needs_statistics first")
+        n_frames = (len(waveform) - 2 * self.context_samples) // self.hop_samples + 1
+        # What the network takes has no part in them, but a graph wants all its inputs.
+        nothing = {name: np.ones((1, self.header["n_rows"]), np.float32) for name in self._inputs[1:]}
+        mean, variance = self._execute(OUTPUTS[1:], {"waveform": waveform[None], **nothing}, statistics=True)
+        return Moments(n_frames, mean[0].astype(np.float64), variance[0].astype(np.float64))
+
+    def window_feed(self, waveform: Float32, moments: Moments | None) -> dict[str, Float32]:
+        """What the graph takes for one window: its samples with context, and its recording's statistics."""
+        feed = {"waveform": waveform[None]}
+        if moments is not None:
+            found = {"mean": moments.mean, "std": np.sqrt(moments.variance)}
+            feed |= {name: found[name][None].astype(np.float32) for name in self._inputs[1:]}
+        return feed
+
+    def run(self, batch: Sequence[dict[str, Float32]]) -> Float32:
+        """(n, n_classes) logits of windows of one length, see ``window_feed``."""
+        feeds = {name: np.concatenate([feed[name] for feed in batch]) for name in self._inputs}
+        return self._execute(OUTPUTS[:1], feeds)[0]
+
+    def _execute(
+        self, outputs: Sequence[str], feeds: dict[str, Float32], *, statistics: bool = False
+    ) -> list[Float32]:
+        try:
+            found: list[Float32] = self._session.run(
+                outputs, feeds, self._only_fetched if statistics else None
+            )
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(f"{self.path}: its graph cannot be run ({reason}); export it again") from None
+        shape = len(feeds["waveform"]), self.header["n_rows"] if statistics else len(self.class_names)
+        for name, values in zip(outputs, found, strict=True):
+            if values.shape != shape:
+                raise ValueError(
+                    f"{self.path}: its graph gives {name} {values.shape}, its header says {shape}; export it again"
+                )
+            if not np.isfinite(values).all():
+                raise ValueError(f"{self.path}: its graph gives {name} that are not finite; export it again")
+        return found
+
+    def _statistics(self, blocks: Blocks, n_frames: int) -> Moments | None:
+        """Over all frames, by pooling of stretches."""
+        if not self.needs_statistics:
+            return None
         stretches = [
             (first, min(STRETCH_FRAMES, n_frames - first)) for first in range(0, n_frames, STRETCH_FRAMES)
         ]
-        count, mean, squares = 0, np.zeros((1, n_rows)), np.zeros((1, n_rows))
-        for (_, n_more), waveform in zip(stretches, self._cut(blocks(), stretches), strict=True):
-            own_mean, own_variance = self._session.run(
-                ["stretch_mean", "stretch_variance"],
-                {"waveform": waveform[None], **nothing},
-                self._only_fetched,
-            )
-            # Chan, Golub & LeVeque 1983: sums of squares about means of their own, which lose no digits.
-            step = own_mean.astype(np.float64) - mean
-            squares += n_more * own_variance + step**2 * (count * n_more / (count + n_more))
-            mean += step * (n_more / (count + n_more))
-            count += n_more
-        found = {"mean": mean, "std": np.sqrt(squares / count)}
-        return {name: found[name].astype(np.float32) for name in wanted}
+        return Moments.pooled([self.moments(waveform) for waveform in self._cut(blocks(), stretches)])
 
     def _cut(self, blocks: Iterable[Float32], stretches: Iterable[tuple[int, int]]) -> Iterator[Float32]:
         """Samples of stretches (first frame, frames), which start one after the other, with their context."""
-        context, hop = int(self.header["context_samples"]), self.hop_samples
+        context, hop = self.context_samples, self.hop_samples
         silence = np.zeros(context, np.float32)
         source = chain([silence], blocks, [silence])
         held, offset = np.empty(0, np.float32), 0  # held[0] is sample ``offset`` of all with their context
@@ -457,10 +528,31 @@ def _header(card: "ModelCard") -> dict[str, Any]:
     }
 
 
+def _content(path: Path) -> bytes:
+    """A model.onnx's bytes, which are read whole; refused where that could not be one."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; `vagitus export` writes model.onnx")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ValueError(
+            f"{path}: {path.stat().st_size} bytes are too many for an ONNX file; name a model.onnx"
+        )
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"{path}: empty file (0 bytes); export it again")
+    # safetensors: the header's length, then a JSON object.
+    if content[8:9] == b"{":
+        raise ValueError(
+            f"{path}: a model.safetensors, which only trains and evaluates; "
+            f"`vagitus export {path.name}` writes its model.onnx"
+        )
+    return content
+
+
 def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata[METADATA_KEY])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise ValueError(f"{path}: an ONNX model without a vagitus header; `vagitus export` writes one")
@@ -469,7 +561,62 @@ def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             f"{path}: ONNX format {header.get('format')!r}, this version reads {FORMAT}; "
             "install the vagitus that wrote it, or export the model again"
         )
+    for name, (is_right, rule) in HEADER_RULES.items():
+        value = header.get(name)
+        try:
+            right = is_right(value, header)
+        except (TypeError, KeyError):  # a number that is none, or another entry that is none
+            right = False
+        if not right:
+            raise ValueError(
+                f"{path}: its header is damaged: {name} must be {rule}, it is {str(value)[:60]!r}; "
+                "export the model again"
+            )
     return header
+
+
+def _whole(value: Any, low: int, high: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+# What a header must say before anything is computed from it: (test of the value and the header, rule).
+HEADER_RULES: dict[str, tuple[Callable[[Any, dict[str, Any]], bool], str]] = {
+    "notice": (lambda v, _: isinstance(v, str) and v != "", "a sentence"),
+    "numbers": (lambda v, _: v in ("float32", "int8"), "float32 or int8"),
+    "class_names": (
+        lambda v, _: (
+            isinstance(v, list) and all(isinstance(name, str) for name in v) and len(set(v)) == len(v) >= 2
+        ),
+        "two or more different names",
+    ),
+    "positive": (
+        lambda v, h: v == "" or (len(h["class_names"]) == 2 and v == h["class_names"][1]),
+        "the second of two classes, or blank",
+    ),
+    "threshold": (
+        lambda v, h: v is None or (len(h["class_names"]) == 2 and _number(v, 0, 1)),
+        "from 0 to 1 for two classes, or null",
+    ),
+    "calibration": (lambda v, _: isinstance(v, dict), "an object"),
+    "sample_rate_hz": (lambda v, _: _whole(v, MIN_RATE_HZ, MAX_RATE_HZ), "a sample rate"),
+    "hop_samples": (lambda v, h: _whole(v, 1, h["sample_rate_hz"]), "from 1 to a second"),
+    "window_frames": (
+        lambda v, h: _whole(v, 1, MAX_WINDOW_S * h["sample_rate_hz"] / h["hop_samples"]),
+        f"from 1 to {MAX_WINDOW_S:g} s",
+    ),
+    "least_samples": (lambda v, h: _whole(v, 1, 10 * h["sample_rate_hz"]), "from 1 to 10 s"),
+    "context_samples": (
+        lambda v, h: _whole(v, 1, h["least_samples"] + h["hop_samples"]) and v % h["hop_samples"] == 0,
+        "whole hops, of half an analysis window",
+    ),
+    "n_rows": (lambda v, _: _whole(v, 1, MAX_ROWS), f"from 1 to {MAX_ROWS}"),
+    "silent_dbfs": (lambda v, _: _number(v, -200, 0), "a level from -200 to 0"),
+    "card": (lambda v, _: isinstance(v, dict), "an object"),
+}
 
 
 def _window_frames(card: "ModelCard") -> int:
@@ -538,25 +685,43 @@ def _graph(model: "nn.Module", card: "ModelCard") -> Any:
 
     network = _waveform_network(model, card)
     n_samples = (_window_frames(card) + 2 * _context_frames(card)) * card.features.hop_samples
-    inputs = {"none": 1, "mean": 2, "keep_level": 2, "mean_std": 3}[card.features.normalisation]
-    names = ["waveform", "mean", "std"][:inputs]
+    names = INPUTS[{"none": 0, "mean": 1, "keep_level": 1, "mean_std": 2}[card.features.normalisation]]
     # Two rows: torch takes a size of 1 for a constant.
     examples = [torch.zeros(2, n_samples), *(torch.ones(2, card.features.n_rows) for _ in names[1:])]
     batch = torch.export.Dim("batch")
     shapes = [{0: batch, 1: torch.export.Dim("n_samples")}, *({0: batch} for _ in names[1:])]
-    program = torch.onnx.export(
-        network.eval(),
-        tuple(examples),
-        input_names=names,
-        output_names=["logits", "stretch_mean", "stretch_variance"][: 1 if inputs == 1 else 3],
-        dynamic_shapes=tuple(shapes),
-        dynamo=True,
-        optimize=False,  # it would fold cores into dense weights, and the front end's tables into matrices
-        verbose=False,
-    )
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            tuple(examples),
+            input_names=list(names),
+            output_names=OUTPUTS[: 1 if len(names) == 1 else 3],
+            dynamic_shapes=tuple(shapes),
+            dynamo=True,
+            optimize=False,  # it would fold cores into dense weights, and the front end's tables into matrices
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError(f"torch exported nothing of {card.model}")
     return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporter says of its own insides; whether the graph is right is measured."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _waveform_network(model: "nn.Module", card: "ModelCard") -> "nn.Module":
@@ -743,6 +908,26 @@ def _labels(recordings: Manifest, model: OnnxModel) -> NDArray[np.int64]:
     if known.any():
         labels[known] = recordings.select(np.flatnonzero(known)).encode_labels(model.class_names)
     return labels
+
+
+def write_noise(model_path: Path | str, folder: Path) -> Manifest:
+    """Files of the noise that ``export_onnx`` compares on, for whoever compares on files.
+
+    Raises:
+        FileNotFoundError, ValueError: not a model.
+    """
+    import soundfile
+
+    from vagitus.checkpoint import load_model
+
+    _, card = load_model(Path(model_path))
+    rows = []
+    for row, blocks in _noise(card):
+        (samples,) = blocks()
+        name = f"noise-{row}.wav"
+        soundfile.write(folder / name, samples, card.features.sample_rate_hz, subtype="FLOAT")
+        rows.append({"path": name, "subject": name})
+    return build_manifest(rows, folder, "noise")
 
 
 def _noise(card: "ModelCard") -> Iterator[tuple[int, Blocks]]:

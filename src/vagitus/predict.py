@@ -19,15 +19,22 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vagitus.audio import INT16_SCALE, MAX_PEAK, AudioError, resample
+from vagitus.audio import INT16_SCALE, MAX_PEAK, AudioError, read, resample
 from vagitus.export import Blocks, OnnxModel, recording_blocks
+from vagitus.files import atomic_path
+
+MAX_PLOT_S = 30.0  # a few hundred cells, each a prediction of the whole: ten seconds of work
+OCCLUSION_FRAME_S = 0.032
+OCCLUSION_CELL_S = 0.25
+OCCLUSION_TIMES = 24  # at most
+OCCLUSION_BANDS = 8
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,13 @@ class Predictor:
         """
         return map(self.predict, find_recordings(paths))
 
+    def judge(self, logits: NDArray[Any]) -> tuple[int, int, NDArray[np.float64]]:
+        """(class decided, class shown, calibrated probabilities (n_classes,)) of logits (n_classes,)."""
+        p = self.model.probabilities(logits[None])
+        decision = int(self.model.decisions(logits[None], p)[0])
+        # The positive class of two is the last.
+        return decision, 1 if len(self.class_names) == 2 else decision, p[0]
+
     def _samples(self, samples: NDArray[Any], sample_rate_hz: int) -> Prediction:
         if samples.ndim != 1 or samples.dtype not in (np.int16, np.float32, np.float64):
             raise ValueError(
@@ -154,11 +168,7 @@ class Predictor:
         if level_dbfs < model.header["silent_dbfs"]:
             return _abstained(path, duration_s, f"silent: {level_dbfs:.0f} dBFS; record it again")
         scored = model.score(blocks, n_samples)
-        logits = scored.pooled[None]
-        p = model.probabilities(logits)
-        decision = int(model.decisions(logits, p)[0])
-        # The positive class of two is the last.
-        shown = 1 if len(self.class_names) == 2 else decision
+        decision, shown, p = self.judge(scored.pooled)
         hop_s = model.hop_samples / model.sample_rate_hz
         scores = model.probabilities(scored.logits)[:, shown]
         windows = tuple(
@@ -167,9 +177,9 @@ class Predictor:
         )
         return Prediction(
             path=path,
-            score=float(p[0, shown]),
+            score=float(p[shown]),
             decision=self.class_names[decision],
-            probabilities=dict(zip(self.class_names, p[0].tolist(), strict=True)),
+            probabilities=dict(zip(self.class_names, p.tolist(), strict=True)),
             threshold=model.threshold,
             duration_s=duration_s,
             windows=windows,
@@ -203,7 +213,7 @@ def find_recordings(paths: Iterable[Path | str]) -> list[Path]:
 
 def to_json(predictions: Sequence[Prediction], notice: str) -> str:
     """One JSON text: the notice and all predictions with their windows; unknown is null."""
-    rows = [_without_nan(asdict(prediction)) for prediction in predictions]
+    rows = [without_nan(asdict(prediction)) for prediction in predictions]
     return json.dumps({"notice": notice, "predictions": rows}, ensure_ascii=False, allow_nan=False)
 
 
@@ -216,17 +226,193 @@ def to_csv(predictions: Sequence[Prediction], class_names: Sequence[str]) -> str
     for row in predictions:
         known = [row.score, row.decision, row.threshold, row.duration_s, row.reason]
         values = [*known, *(row.probabilities.get(name, math.nan) for name in class_names)]
-        writer.writerow([row.path, *("" if value is None else _without_nan(value) for value in values)])
+        writer.writerow([row.path, *("" if value is None else without_nan(value) for value in values)])
     return out.getvalue()
+
+
+def to_windows_csv(predictions: Sequence[Prediction]) -> str:
+    """One row per window, and one with the reason for a recording without any; unknown is blank."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["path", "start_s", "end_s", "score", "reason"])
+    for row in predictions:
+        for window in row.windows:
+            writer.writerow([row.path, window.start_s, window.end_s, window.score, ""])
+        if not row.windows:
+            writer.writerow([row.path, "", "", "", row.reason])
+    return out.getvalue()
+
+
+# Where in a recording a score comes from.
+
+
+class Occlusion(NamedTuple):
+    """How far the score falls when a cell of time and frequency is made ordinary.
+
+    Attributes:
+        time_s: (n_times + 1,) edges of the cells.
+        frequency_hz: (n_bands + 1,) edges.
+        fall: (n_bands, n_times) score of the whole less the score without the cell; above zero, the cell spoke
+            for it. NaN where the model abstains without it.
+    """
+
+    time_s: NDArray[np.float64]
+    frequency_hz: NDArray[np.float64]
+    fall: NDArray[np.float64]
+
+
+def occlusion(predictor: Predictor, samples: NDArray[np.float32]) -> Occlusion:
+    """Occlusion saliency of a recording's score, over time and frequency.
+
+    In one cell at a time, lines of the short-time spectrum that are louder than their median over the
+    recording are lowered to it, keeping their phase; the rest stays. Zeros instead would be a sound that no
+    recording has. The score is that of the class shown. After Zeiler & Fergus 2014 (arXiv:1311.2901,
+    section 4.2), who cover squares of an image in grey.
+
+    Args:
+        samples: (n_samples,) at the model's rate, up to ``MAX_PLOT_S``.
+
+    Raises:
+        ValueError: longer, or the model abstains from the whole.
+    """
+    model = predictor.model
+    rate_hz = model.sample_rate_hz
+    if len(samples) > MAX_PLOT_S * rate_hz:
+        raise ValueError(
+            f"{len(samples) / rate_hz:.1f} s are too long to look into cell by cell; give {MAX_PLOT_S:g} s at most"
+        )
+    whole = predictor.predict(samples, rate_hz)
+    if whole.reason:
+        raise ValueError(f"nothing to look into: {whole.reason}")
+    shown = predictor.class_names[-1] if len(predictor.class_names) == 2 else whole.decision
+    n_fft = 1 << round(math.log2(OCCLUSION_FRAME_S * rate_hz))
+    spectrum = _stft(samples, n_fft)  # (n_frames, n_fft / 2 + 1)
+    size = np.abs(spectrum)
+    ordinary = np.minimum(size, np.median(size, axis=0))
+    quieter = spectrum * (ordinary / np.maximum(size, np.finfo(np.float32).tiny))
+
+    n_times = int(np.clip(round(whole.duration_s / OCCLUSION_CELL_S), 1, OCCLUSION_TIMES))
+    time_s = np.linspace(0, whole.duration_s, n_times + 1)
+    # Even steps in mel: linear to 1 kHz, then logarithmic. O'Shaughnessy's formula is near enough for cells.
+    top_mel = 2595 * math.log10(1 + rate_hz / 2 / 700)
+    frequency_hz = 700 * (10 ** (np.linspace(0, top_mel, OCCLUSION_BANDS + 1) / 2595) - 1)
+    frames_s = np.arange(len(spectrum)) * (n_fft // 2) / rate_hz
+    bins_hz = np.arange(n_fft // 2 + 1) * rate_hz / n_fft
+    column = np.clip(np.searchsorted(time_s, frames_s, side="right") - 1, 0, n_times - 1)
+    row = np.clip(np.searchsorted(frequency_hz, bins_hz, side="right") - 1, 0, OCCLUSION_BANDS - 1)
+    fall = np.full((OCCLUSION_BANDS, n_times), math.nan)
+    for band, time in np.ndindex(*fall.shape):
+        cell = (column == time)[:, None] & (row == band)
+        without = predictor.predict(_istft(np.where(cell, quieter, spectrum), n_fft, len(samples)), rate_hz)
+        fall[band, time] = whole.probabilities[shown] - without.probabilities.get(shown, math.nan)
+    return Occlusion(time_s, frequency_hz, fall)
+
+
+def _stft(samples: NDArray[np.float32], n_fft: int) -> NDArray[np.complex64]:
+    """Frames that overlap by half under the root of a Hann window, so that ``_istft`` gives the samples back."""
+    hop = n_fft // 2
+    n_frames = len(samples) // hop + 2
+    padded = np.zeros((n_frames + 1) * hop, np.float32)
+    padded[hop : hop + len(samples)] = samples
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    return np.asarray(np.fft.rfft(frames * _root_hann(n_fft), axis=1), np.complex64)
+
+
+def _istft(spectrum: NDArray[np.complex64], n_fft: int, n_samples: int) -> NDArray[np.float32]:
+    hop = n_fft // 2
+    frames = np.fft.irfft(spectrum, n_fft, axis=1) * _root_hann(n_fft)
+    halves = frames.reshape(len(frames), 2, hop)
+    joined = np.concatenate([halves[:, 0], np.zeros((1, hop))])
+    joined[1:] += halves[:, 1]
+    return joined.ravel()[hop : hop + n_samples].astype(np.float32)
+
+
+def _root_hann(n_fft: int) -> NDArray[np.float64]:
+    return np.sin(np.pi * np.arange(n_fft) / n_fft)
+
+
+def plot_prediction(predictor: Predictor, path: Path | str, out_path: Path | str) -> Prediction:
+    """A PNG of one recording: its spectrum and F0, the windows' scores, and where the score comes from.
+
+    Args:
+        path: a recording of up to ``MAX_PLOT_S``.
+
+    Raises:
+        AudioError, FileNotFoundError: it cannot be read.
+        ValueError: longer, or the model abstains.
+        ImportError: matplotlib is missing.
+        OSError: ``out_path`` cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("a plot needs matplotlib: pip install 'vagitus[viz]'") from error
+    from vagitus.pitch import F_MAX_HZ, MAX_SHARE_OF_RATE, N_PERIODS, track
+    from vagitus.pitch import F_MIN_HZ as LOWEST_HZ
+
+    rate_hz = predictor.model.sample_rate_hz
+    samples, _ = read(path, sample_rate_hz=rate_hz)
+    try:
+        where = occlusion(predictor, samples)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    found = predictor.predict(samples, rate_hz)
+    n_fft = 1 << round(math.log2(OCCLUSION_FRAME_S * rate_hz))
+    power = np.square(np.abs(_stft(samples, n_fft))).T
+    level_db = 10 * np.log10(np.maximum(power, 1e-12))
+    shown = predictor.class_names[-1] if len(predictor.class_names) == 2 else found.decision
+
+    figure = Figure(figsize=(10, 9), dpi=120, layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 3))
+    half_frame_s = n_fft / 4 / rate_hz
+    image = top.imshow(
+        level_db,
+        origin="lower",
+        aspect="auto",
+        cmap="viridis",
+        vmin=level_db.max() - 80,  # what is fainter is the recorder's own noise
+        extent=(-half_frame_s, -half_frame_s + power.shape[1] * n_fft / 2 / rate_hz, 0, rate_hz / 2),
+    )
+    figure.colorbar(image, ax=top, label="Power (dB)")
+    f_max_hz = min(F_MAX_HZ, MAX_SHARE_OF_RATE * rate_hz)
+    if f_max_hz > LOWEST_HZ and len(samples) > math.ceil(N_PERIODS * rate_hz / LOWEST_HZ):
+        pitch = track(samples, rate_hz, f_max_hz=f_max_hz)
+        top.plot(pitch.time_s, pitch.f0_hz, "w-", lw=3.0)
+        top.plot(pitch.time_s, pitch.f0_hz, "k-", lw=1.2, label="F0")
+        top.legend(loc="upper right")
+    top.set_ylabel("Frequency (Hz)")
+    top.set_title(f"{Path(path).name}: {found.decision}, {shown} {found.score:.3f}", parse_math=False)
+
+    for window in found.windows:
+        middle.plot([window.start_s, window.end_s], [window.score] * 2, "-", color="tab:blue", lw=2)
+    middle.axhline(found.score, color="black", lw=1, ls="--", label="recording")
+    if found.threshold is not None:
+        middle.axhline(found.threshold, color="tab:red", lw=1, ls=":", label="threshold")
+    middle.set_ylim(-0.02, 1.02)
+    middle.set_ylabel(f"Score of each window:\n{shown}", parse_math=False)
+    middle.legend(loc="upper right")
+
+    most = float(np.nanmax(np.abs(where.fall), initial=1e-6))
+    cells = bottom.pcolormesh(
+        where.time_s, where.frequency_hz, where.fall, cmap="PuOr_r", vmin=-most, vmax=most
+    )
+    figure.colorbar(cells, ax=bottom, label="Fall of the score without it")
+    bottom.set_ylabel("Frequency (Hz)")
+    bottom.set_xlabel(f"Time (s)\n{predictor.notice}", parse_math=False)
+    bottom.set_xlim(0, found.duration_s)
+    with atomic_path(Path(out_path)) as temporary:
+        figure.savefig(temporary, format="png")
+    return replace(found, path=str(path))
 
 
 def _abstained(path: str, duration_s: float, reason: str) -> Prediction:
     return Prediction(path, math.nan, "", {}, None, duration_s, (), reason)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """For JSON: NaN and infinity become None, in mappings and sequences too."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

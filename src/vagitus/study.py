@@ -40,7 +40,7 @@ from vagitus.tensor_train.compress import count_parameters, pack, packed_bytes
 from vagitus.training import Record
 
 RESULTS_FORMAT = 1
-PRODUCTS = ("results.jsonl", "predictions.csv", "report.html", "model.safetensors")
+PRODUCTS = ("results.jsonl", "predictions.csv", "report.html", "model.safetensors", "model.onnx")
 
 
 def run_study(

@@ -202,7 +202,7 @@ def test_a_model_is_trained_then_measured_on_others_only(folder: Path, tmp_path:
     run = vagitus("train", folder / "manifest.csv", "--quick", "--out", model, "--cache", cache)
     assert run.returncode == 0, run.stderr
     assert "control or case" in run.stdout and "Research use only" in run.stdout
-    assert "epoch 10: loss" in run.stderr
+    assert "epoch 10: task" in run.stderr
     assert [path.name for path in tmp_path.iterdir() if path != cache] == ["m.safetensors"]
     line = refused(vagitus("evaluate", model, folder / "manifest.csv", "--cache", cache))
     assert "m.safetensors was trained on this recording and 47 more of these 48" in line

@@ -7,6 +7,8 @@ arXiv:1710.10361, table 1; the thesis adopts it unchanged (arXiv:1906.10199).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vagitus.models.pooled_convolution import pooled_convolution
+
 POOL_MELS, POOL_FRAMES = 3, 4  # their (4, 3) is (time, frequency); our inputs are (frequency, time)
 N_BLOCKS = 3  # of two convolutions each
 
@@ -48,7 +50,9 @@ class Res8(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(batch, n_mels, n_frames) -> (batch, feature_dim)."""
-        x = self.pool(F.relu(self.stem(x.unsqueeze(1))))  # (batch, width, n_mels / 3, n_frames / 4)
+        x = pooled_convolution(
+            self.stem, self.pool, x.unsqueeze(1)
+        )  # (batch, width, n_mels / 3, n_frames / 4)
         shortcut = x
         for position, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = F.relu(conv(x))

@@ -21,7 +21,7 @@ from vagitus.study import versions
 
 MODEL = "res8"
 WAYS = ("dense", *(f"tt rank {rank}" for rank in RANKS))
-CLASS_SNRS_DB = (10,)  # of the classes; gaussian noise at all of SNRS_DB
+CLASS_SNRS_DB = (0, 10)  # of the classes; gaussian noise at all of SNRS_DB
 EVERY = 3  # of the recordings, one is swept: a sweep of all takes hours of one core
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         models = {way: load_model(folder / f"{way}.safetensors") for way in WAYS}
         parts.append(
             sweep(
-                models, plan.dataset.manifest, conditions, rows=fold.test[::EVERY], noises=noises, n_workers=2
+                models, plan.dataset.manifest, conditions, rows=fold.test[::EVERY], noises=noises, n_workers=1
             )
         )
         print(

@@ -17,7 +17,7 @@ from vagitus.checkpoint import load_model, save_model, trained_on
 from vagitus.corpora.simulated import generate
 from vagitus.files import locked
 from vagitus.manifest import Manifest
-from vagitus.plan import StudyConfig, order_classes
+from vagitus.plan import StudyConfig, make_folds, order_classes
 from vagitus.study import run_study
 
 ARMS = ("prevalence", "logmel+ridge", "scratch", "blend")
@@ -272,6 +272,16 @@ def test_leaving_a_site_out_reports_the_mean_over_sites(manifest: Manifest, fold
     assert {row["site"] for row in one.rows} == {manifest.site_names[0]}
 
 
+def test_a_site_left_out_again_has_another_dev_part(manifest: Manifest) -> None:
+    labels = manifest.encode_labels(order_classes(manifest, ""))
+    config = StudyConfig(data="recordings.csv", split="sites", repeats=2)
+    first, again = make_folds(config, manifest, labels, manifest.subject)
+    assert [fold.name for fold in again] == [f"{site}, repeat 1" for site in manifest.site_names]
+    for fold, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(fold.test, other.test)
+        assert set(fold.dev) != set(other.dev)
+
+
 def test_repeats_are_averaged(manifest: Manifest, folder: Path) -> None:
     twice = run(manifest, folder / "repeats", repeats=2)
     per_repeat = []
@@ -302,7 +312,7 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
         ({"arms": ("svm", "blend")}, "blend is made of logmel\\+ridge and scratch; name them too"),
         ({"front_end": "mel"}, "no front end 'mel'; choose from"),
         ({"target_site": "A"}, "needs split = 'sites'"),
-        ({"repeats": 2, "split": "sites"}, "only split = 'subjects' has other folds"),
+        ({"repeats": 2, "split": "column"}, "a published split has no other folds"),
         ({"calibration": "plat"}, "no calibration 'plat'; choose from"),
         ({"threshold_rule": "youden"}, "'youden'"),
         ({"budget": {"seed": 3}}, "the seed stands at the top"),

@@ -60,7 +60,8 @@ class StudyConfig(BaseModel):
         split: "subjects" (repeated grouped folds), "sites" (leave one site out) or "column" (the
             manifest's split).
         target_site: with "sites", test on this one only.
-        n_folds, repeats: of "subjects".
+        n_folds: of "subjects".
+        repeats: of "subjects" with other folds, of "sites" with other dev parts; both with other training seeds.
         labelled_share: the share of the training side's subjects whose labels may be read; the others'
             recordings are left to learning without labels.
         seed: of folds, training and resampling.
@@ -118,8 +119,8 @@ class StudyConfig(BaseModel):
             )
         if self.target_site and self.split != "sites":
             raise ValueError("a target site needs split = 'sites'")
-        if self.repeats > 1 and self.split != "subjects":
-            raise ValueError("only split = 'subjects' has other folds to repeat with")
+        if self.repeats > 1 and self.split == "column":
+            raise ValueError("a published split has no other folds or dev parts to repeat with")
         if self.budget.seed != Budget().seed:
             raise ValueError("the seed stands at the top, not in budget")
         if self.calibration not in FITS:
@@ -345,9 +346,13 @@ def make_folds(
 ) -> list[list[Fold]]:
     """The folds of each repeat, every one checked to keep groups apart."""
     if config.split == "sites":
-        repeats = [
-            leave_one_site_out(labels, groups, manifest.site, seed=config.seed, only=config.target_site)
-        ]
+        repeats = []
+        for repeat in range(config.repeats):
+            folds = leave_one_site_out(
+                labels, groups, manifest.site, seed=config.seed + repeat, only=config.target_site
+            )
+            again = f", repeat {repeat}" if repeat else ""
+            repeats.append([fold._replace(name=fold.name + again) for fold in folds])
     elif config.split == "column":
         repeats = [predefined(manifest.split, groups, manifest.label)]
     else:

@@ -43,7 +43,7 @@ NORMALISATIONS: dict[str, dict[str, Any]] = {
 PROVENANCE = {
     "command": "vagitus study /home/doctor/cries.csv --out=/srv/results/ C:\\Users\\doctor\\x.csv a/b and/or",
     "source": "https://example.org/data",
-    "trained_on": ["c0ffee123456"],
+    "trained_on": "wP/uEjRW",
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from scipy import fft
 
 from vagitus import augment
 from vagitus.augment import (
@@ -27,7 +28,10 @@ from vagitus.augment import (
     noise_offset,
     reverberate,
     store_16_bits,
+    stretch_frames,
+    warp_matrices,
 )
+from vagitus.features import PRESETS
 
 Waveform = NDArray[np.float32]
 RATE_HZ = 11_025
@@ -359,3 +363,37 @@ class TestContract:
     def test_what_is_no_waveform_is_refused(self, name: str, bad: NDArray[Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             CHANGES[name](bad)
+
+
+def test_stretching_keeps_the_ends_and_a_straight_line() -> None:
+    line = np.arange(7, dtype=np.float32)[None] * np.array([[1.0], [-2.0]], np.float32)
+    found = stretch_frames(line, 13)
+    np.testing.assert_allclose(found, np.arange(13) / 2 * np.array([[1.0], [-2.0]]), atol=1e-6)
+    np.testing.assert_allclose(stretch_frames(line, 3), line[:, [0, 3, 6]], atol=1e-6)
+
+
+def test_a_warp_reads_each_band_where_it_stood_before() -> None:
+    config = PRESETS["mfcc40"].vary(kind="logmel", n_mfcc=None)
+    matrices = warp_matrices(config, 0.1)
+    assert len(matrices) == 11  # .9, .92, ..., 1.1
+    np.testing.assert_array_equal(matrices[5], np.eye(40))
+    line = np.arange(40, dtype=np.float32)
+    np.testing.assert_allclose(matrices[0] @ line, 0.9 * line, rtol=1e-5)
+    np.testing.assert_allclose(matrices[-1] @ line, np.minimum(1.1 * line, 39), rtol=1e-5)
+
+
+def test_a_warp_of_mfcc_is_the_dct_of_warped_bands() -> None:
+    mfcc = PRESETS["mfcc40"]
+    bands = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    of_bands = warp_matrices(mfcc.vary(kind="logmel", n_mfcc=None), 0.06)[1]
+    of_mfcc = warp_matrices(mfcc, 0.06)[1]
+    heard = fft.dct(bands, type=2, norm="ortho", axis=0)
+    np.testing.assert_allclose(
+        of_mfcc @ heard, fft.dct(of_bands @ bands, type=2, norm="ortho", axis=0), atol=1e-5
+    )
+
+
+def test_no_warp_is_no_matrix_and_too_much_is_refused() -> None:
+    assert warp_matrices(PRESETS["mfcc40"], 0.0) == []
+    with pytest.raises(ValueError, match=r"share must lie in \[0, .5\], got 0.6"):
+        warp_matrices(PRESETS["mfcc40"], 0.6)

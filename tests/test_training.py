@@ -277,3 +277,30 @@ def test_masks_hide_one_run_of_bands_and_of_frames() -> None:
     assert not np.array_equal(clean, masked)
     with pytest.raises(ValueError, match=r"share must lie in \[0, 1\), got 1"):
         mask_bands_and_frames(masked, 1, rng)
+
+
+def test_a_shift_moves_what_a_short_recording_holds() -> None:
+    x = np.zeros((3, 30), np.float32)
+    x[:, 15] = 1.0  # a click in the middle
+    config = PLAIN.model_copy(update={"mask": 0.0, "shift_s": 0.1, "batch_size": 64})
+    crops = CropBatches(
+        [x] * 64, np.zeros(64, np.int64), window_frames=30, config=config, seed=0, shift_frames=10
+    )
+    (batch,) = crops(0)
+    places = batch.x[:, 0].argmax(dim=1)
+    assert (batch.x.sum(dim=(1, 2)) == 3).all(), "the click left a crop"
+    assert 5 <= places.min() < 8 and 22 < places.max() <= 25
+
+
+def test_a_stretch_changes_how_long_a_sound_lasts_and_a_warp_what_band_it_is_in() -> None:
+    x = np.zeros((4, 90), np.float32)
+    x[1, 40:50] = 1.0
+    swap = np.eye(4, dtype=np.float32)[[1, 0, 2, 3]]
+    config = PLAIN.model_copy(update={"mask": 0.0, "stretch": 0.5, "batch_size": 64})
+    crops = CropBatches(
+        [x] * 64, np.zeros(64, np.int64), window_frames=90, config=config, seed=0, warps=[swap]
+    )
+    (batch,) = crops(0)
+    lasts = batch.x[:, 0].sum(dim=1)
+    assert batch.x.shape == (64, 4, 90) and (batch.x[:, 1:] == 0).all()
+    assert lasts.min() < 8 and lasts.max() > 14

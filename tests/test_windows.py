@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vagitus.windows import cut_window, window_starts
+from vagitus.windows import cut_window, loudest_stretch, window_starts
 
 
 def test_starts_by_hand() -> None:
@@ -35,3 +35,12 @@ def test_a_long_recording_is_cut_without_a_copy() -> None:
 def test_a_length_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="must be >= 1, got 0, 4, 2"):
         window_starts(0, 4, 2)
+
+
+def test_the_loudest_stretch_is_found_and_its_margins_end_with_the_recording() -> None:
+    features = np.arange(20, dtype=np.float32).reshape(2, 10)
+    level = np.array([-9, -9, 3, 4, -9, -9, -9, 2, 2, -9], np.float32)
+    np.testing.assert_array_equal(loudest_stretch(features, level, 2, 0), features[:, 2:4])
+    np.testing.assert_array_equal(loudest_stretch(features, level, 2, 3), features[:, 0:7])
+    np.testing.assert_array_equal(loudest_stretch(features, level - 1e3, 2, 1), features[:, 1:5])
+    np.testing.assert_array_equal(loudest_stretch(features, level, 10, 1), features)

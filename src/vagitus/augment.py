@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus.audio import CODECS_INSTALL, resample
+from vagitus.features import FeatureConfig
 
 Float32 = NDArray[np.float32]
 Waveform = NDArray[np.floating[Any]]
 
 SIXTY_DB = math.log(1000.0)  # e^-SIXTY_DB is 60 dB below 1 in amplitude
 INT16_SCALE = 32768
+WARP_STEP = 0.02  # under one band of 40
 
 # A start of the noise counts as audible if what follows has at least a tenth of the clip's power.
 AUDIBLE_SHARE = 0.1
@@ -405,6 +407,54 @@ def mask_bands_and_frames(x: NDArray[np.float32], share: float, rng: np.random.G
             length = int(rng.integers(int(share * size) + 1))
             start = int(rng.integers(size - length + 1))
             example[(slice(None),) * axis + (slice(start, start + length),)] = mean
+
+
+def stretch_frames(x: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
+    """Slow or hurry features to ``n_frames``, linear between frames: (n_rows, any) -> (n_rows, n_frames)."""
+    position = np.linspace(0, x.shape[1] - 1, n_frames)
+    left = position.astype(np.int64)
+    right = np.minimum(left + 1, x.shape[1] - 1)
+    share = (position - left).astype(np.float32)
+    stretched: NDArray[np.float32] = x[:, left] * (1 - share) + x[:, right] * share
+    return stretched
+
+
+def warp_matrices(config: FeatureConfig, share: float) -> list[NDArray[np.float32]]:
+    """What moves a front end's bands up or down, as a vocal tract that is shorter or longer would.
+
+        y = D W_a D' x,  (W_a)_{jk} = weight of band k at position a j,  a = 1 - share, ..., 1 + share
+
+    W_a reads every band at ``a`` times its place on the mel axis, linear between bands; D is the DCT of MFCC and
+    1 for log-mel. On the mel axis rather than in Hz, so that one matrix serves all.
+
+    Args:
+        share: the largest change, in [0, .5]; 0 gives no matrices.
+
+    Returns:
+        matrices (n_rows, n_rows), ``WARP_STEP`` apart.
+
+    Raises:
+        ValueError: ``share`` lies outside [0, .5].
+
+    Source: Jaitly & Hinton 2013, "Vocal tract length perturbation improves speech recognition", who warp Hz.
+    """
+    if not 0 <= share <= 0.5:
+        raise ValueError(f"share must lie in [0, .5], got {share!r}")
+    if share == 0:
+        return []
+    from scipy import fft
+
+    bands = np.eye(config.n_bands)
+    heard = fft.dct(bands, type=2, norm="ortho", axis=0)[: config.n_rows] if config.kind == "mfcc" else bands
+    n_steps = round(share / WARP_STEP)
+    matrices = []
+    for factor in 1 + WARP_STEP * np.arange(-n_steps, n_steps + 1):
+        position = np.minimum(factor * np.arange(config.n_bands), config.n_bands - 1)
+        left = position.astype(np.int64)
+        right = np.minimum(left + 1, config.n_bands - 1)
+        warp = bands[left] * (1 - position + left)[:, None] + bands[right] * (position - left)[:, None]
+        matrices.append((heard @ warp @ heard.T).astype(np.float32))
+    return matrices
 
 
 def _checked(waveform: Waveform, name: str = "waveform") -> NDArray[np.float64]:

@@ -4,12 +4,14 @@ The header's ``vagitus`` entry is one JSON text. Nothing is ever unpickled: a fi
 not safetensors is refused by its first bytes.
 """
 
+import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -23,7 +25,12 @@ from vagitus.tensor_train.compress import Plan, pack, retensorize, unpack
 FORMAT = 1
 WEIGHTS = Path(__file__).parent / "weights"  # models that come with the package
 RESEARCH_ONLY = "Research use only, not a diagnosis."
-TRAINED_ON_DIGITS = 12  # 48 bits: among 100,000 recordings a chance match is one in 50,000
+TRAINED_ON_BYTES = 6  # of a hash: among 100,000 recordings a chance match is one in 50,000
+MAX_OPTION = 1 << 20
+MAX_NUMBERS = 250_000_000  # a gigabyte; the largest network here has 81 million
+MAX_WINDOW_S = 600.0
+# What torch, a layer or a lookup raises where numbers and names of a file do not go together.
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
 
 
@@ -87,12 +94,28 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """
     tensors, header = read_tensors(path)
     card = _card(path, header)
-    model = build_model(card.model, **card.options)
-    if card.compression:
-        tensors = unpack(tensors)
-        if card.compression["plan"]:
-            model = retensorize(model, Plan.from_json(card.compression["plan"]))
-    missing, extra = model.load_state_dict(tensors, strict=False)
+    try:
+        with torch.device("meta"):  # sizes alone: a damaged option could ask for any amount of memory
+            sizes = [
+                tensor.numel() for tensor in build_model(card.model, **card.options).state_dict().values()
+            ]
+        if sum(sizes) > MAX_NUMBERS:
+            raise ValueError(
+                f"a {card.model} of {sum(sizes):,} numbers, at most {MAX_NUMBERS:,}; it is damaged"
+            )
+        model = build_model(card.model, **card.options)
+        if card.compression:
+            tensors = unpack(tensors)
+            if card.compression["plan"]:
+                model = retensorize(model, Plan.from_json(card.compression["plan"]))
+        missing, extra = model.load_state_dict(tensors, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except MISFITS as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{path}: its weights do not fit its card ({type(error).__name__}: {reason}); it is damaged, copy it again"
+        ) from error
     if missing or extra:
         raise ValueError(f"{path}: tensors do not fit {card.model}: missing {missing}, unexpected {extra}")
     return model.eval(), card
@@ -107,9 +130,39 @@ def _card(path: Path, header: dict[str, Any]) -> ModelCard:
             "install the vagitus that wrote it"
         )
     fields = {name: header[name] for name in ModelCard.__dataclass_fields__ if name in header}
-    fields["features"] = FeatureConfig(**fields["features"])
-    fields["class_names"] = tuple(fields["class_names"])
-    return ModelCard(**fields)
+    for name, (is_right, rule) in CARD_RULES.items():
+        if name in fields and not is_right(fields[name]):
+            raise ValueError(
+                f"{path}: its card is damaged: {name} must be {rule}, it is {str(fields[name])[:60]!r}; copy it again"
+            )
+    try:
+        fields["features"] = FeatureConfig(**fields["features"])
+        fields["class_names"] = tuple(fields["class_names"])
+        return ModelCard(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path}: its card is damaged ({reason}); copy it again") from error
+
+
+def _are_text(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+# What a card must hold before anything is made of it: (test, rule).
+CARD_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda v: isinstance(v, str), "a name"),
+    "options": (
+        lambda v: isinstance(v, dict) and all(type(n) is int and 0 <= n <= MAX_OPTION for n in v.values()),
+        f"whole numbers up to {MAX_OPTION}",
+    ),
+    "window_s": (lambda v: type(v) in (int, float) and 0 < v <= MAX_WINDOW_S, f"up to {MAX_WINDOW_S:g} s"),
+    "class_names": (_are_text, "a list of names"),
+    "positive": (lambda v: isinstance(v, str), "a name or blank"),
+    "threshold": (lambda v: v is None or (type(v) in (int, float) and 0 <= v <= 1), "from 0 to 1, or null"),
+    "calibration": (lambda v: isinstance(v, dict), "an object"),
+    "compression": (lambda v: isinstance(v, dict), "an object"),
+    "provenance": (lambda v: isinstance(v, dict), "an object"),
+}
 
 
 def shipped(name: str) -> Path:
@@ -130,17 +183,32 @@ def read_card(path: Path) -> ModelCard:
     return _card(path, read_tensors(path)[1])
 
 
-def trained_on(files: Iterable[Path]) -> list[str]:
-    """What a card keeps of the recordings: a short hash of each one's bytes, to recognise it, nothing to hear."""
-    return sorted({content_hash(file)[:TRAINED_ON_DIGITS] for file in set(files)})
+def trained_on(files: Iterable[Path], *, before: Iterable[str] = ()) -> str:
+    """What a card keeps of the recordings: a short hash of each one's bytes, to recognise it, nothing to hear.
+
+    Args:
+        before: what this function said of recordings that were learned earlier.
+
+    Returns:
+        The hashes in ascending order as one text in base64, eight letters each.
+    """
+    known = {bytes.fromhex(content_hash(file))[:TRAINED_ON_BYTES] for file in set(files)}
+    known.update(*map(_hashes, before))
+    return base64.b64encode(b"".join(sorted(known))).decode()
 
 
 def learned_rows(card: ModelCard, manifest: Manifest) -> list[int]:
     """Rows of a manifest that hold a recording which the model was trained on, under whatever name."""
-    known = set(card.provenance.get("trained_on", ()))
+    known = _hashes(card.provenance.get("trained_on", ""))
     if not known:
         return []
-    return [i for i in range(len(manifest)) if content_hash(manifest.file(i))[:TRAINED_ON_DIGITS] in known]
+    hashes = (bytes.fromhex(content_hash(manifest.file(i)))[:TRAINED_ON_BYTES] for i in range(len(manifest)))
+    return [i for i, short in enumerate(hashes) if short in known]
+
+
+def _hashes(text: str) -> set[bytes]:
+    joined = base64.b64decode(text)
+    return {joined[i : i + TRAINED_ON_BYTES] for i in range(0, len(joined), TRAINED_ON_BYTES)}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -171,9 +239,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
     if "vagitus" not in metadata:
         raise ValueError(f"{path}: safetensors without a vagitus header; it was written by another program")
-    header = json.loads(metadata["vagitus"])
+    try:
+        header = json.loads(metadata["vagitus"])
+    except (ValueError, RecursionError):
+        header = None
     if not isinstance(header, dict):
-        raise ValueError(f"{path}: its vagitus header is not a JSON object")
+        raise ValueError(f"{path}: its vagitus header is not a JSON object; it is damaged, copy it again")
     return tensors, header
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HASH_BLOCK_BYTES = 1 << 20
+MARK = ".vagitus-work"  # a file in a folder that is ours to delete
 
 
 @contextmanager
@@ -41,6 +42,24 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8) to ``path`` whole or not at all. Raises OSError as ``atomic_path``."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def claim(folder: Path) -> None:
+    """Make a folder, or take one that an interrupted run left, to keep state in and to delete in the end.
+
+    Raises:
+        ValueError: the folder was there and holds what is not ours; names it.
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Runs before there was a mark left a lock with the number of their process.
+    lock = folder / "lock"
+    ours = (folder / MARK).exists() or (lock.is_file() and lock.read_bytes()[:20].isdigit())
+    if not ours and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder}: holds something else, and would be deleted at the end; move it, or give another --out"
+        )
+    (folder / MARK).touch()
 
 
 @contextmanager

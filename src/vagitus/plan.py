@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, SOURCES, find_arm
+from vagitus.arms.adapted import PREFIX, check_targets
 from vagitus.arms.contract import Arm, Blend, Budget
 from vagitus.arms.transferred import PLAIN, continued
 from vagitus.audio import AudioError
@@ -117,6 +118,8 @@ class StudyConfig(BaseModel):
             raise ValueError(
                 f"ge2e-probe needs encoder = 'ge2e:FILE', got {self.encoder!r}; or name encoder-probe"
             )
+        if self.split != "sites" and any(name.startswith(PREFIX) for name in self.arms):
+            raise ValueError("an arm that adapts needs a site to adapt to: split = 'sites' (--leave-one-site-out)")
         if self.target_site and self.split != "sites":
             raise ValueError("a target site needs split = 'sites'")
         if self.repeats > 1 and self.split == "column":
@@ -169,6 +172,7 @@ def make_plan(
     if config.split == "column":
         _refuse_shared_recordings(labelled, found)
     repeats = make_folds(config, usable, labels, groups)
+    check_targets(config.arms, repeats[0])
     for repeat, folds in enumerate(repeats):
         for fold in folds:  # that each can be divided again is known before the features are computed
             known = np.concatenate([fold.train, fold.dev])
@@ -262,7 +266,7 @@ def source_files(config: StudyConfig) -> dict[str, Path]:
         ValueError: a source that neither the study names nor the package holds.
     """
     return {
-        name: Path(config.sources[name]) if name in config.sources else shipped(name)
+        name: Path(config.sources[name]) if name in config.sources else shipped(f"{name}-res8")
         for name in SOURCES
         if name in _fronts(config.arms)
     }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vagitus.augment import mask_bands_and_frames
+from vagitus.augment import mask_bands_and_frames, stretch_frames
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.losses import LOSSES
 from vagitus.models.heads import pool_windows
@@ -52,6 +52,10 @@ class TrainConfig(BaseModel):
         balanced: draw every class equally often.
         window_s: length of the random crop that each training example is.
         mask: SpecAugment strength, the largest share of bands and of frames hidden in a crop.
+        stretch: a crop is slowed or hurried by up to this share of its length.
+        warp: its bands are moved up or down by up to this share of their frequency, as another vocal tract would.
+        shift_s: a recording that is hardly longer than a crop gets this much of its first and last frame on either
+            side, so that what it holds stands elsewhere in every crop.
         gradient_clip: largest norm of the gradient.
         precision: Fabric's name. bf16-mixed trains res8 about three times faster on CPUs that
             multiply bfloat16, with weights kept in float32.
@@ -71,6 +75,9 @@ class TrainConfig(BaseModel):
     balanced: bool = True
     window_s: float = Field(3.0, gt=0)
     mask: float = Field(0.2, ge=0, lt=1)
+    stretch: float = Field(0.0, ge=0, lt=1)
+    warp: float = Field(0.0, ge=0, le=0.5)
+    shift_s: float = Field(0.0, ge=0)
     gradient_clip: float = Field(5.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
 
@@ -98,12 +105,15 @@ class CropBatches:
 
     An epoch draws as many crops as there are recordings. Balanced, each class gives an
     equal share: its recordings are walked through in random order, again and again.
-    A crop starts at a random frame, which is the thesis's random shift without its silence.
+    A crop starts at a random frame, which is the thesis's random shift without its silence; then it is
+    stretched, warped and masked as ``config`` says.
 
     Args:
         features: one (n_rows, n_frames) array per recording; may be memory-mapped.
         labels: (n_recordings,) int class indices.
         window_frames: frames in a crop.
+        shift_frames: ``config.shift_s`` in frames.
+        warps: ``augment.warp_matrices`` of the front end; none for no warp.
 
     Raises:
         ValueError: no recordings, or as many labels as recordings are not given.
@@ -117,6 +127,8 @@ class CropBatches:
         window_frames: int,
         config: TrainConfig,
         seed: int,
+        shift_frames: int = 0,
+        warps: Sequence[NDArray[np.float32]] = (),
     ) -> None:
         if len(features) == 0 or len(features) != len(labels):
             raise ValueError(
@@ -124,6 +136,7 @@ class CropBatches:
             )
         self.features, self.labels, self.window_frames = features, labels, window_frames
         self.config, self.seed = config, seed
+        self.shift_frames, self.warps = shift_frames, warps
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.config.batch_size)
@@ -135,17 +148,26 @@ class CropBatches:
         )
         for start in range(0, len(order), self.config.batch_size):
             chosen = order[start : start + self.config.batch_size]
-            crops = []
-            for recording in chosen:
-                features = self.features[recording]
-                slack = features.shape[1] - self.window_frames
-                # A short recording is repeated to fill the window, so it may start anywhere.
-                first = rng.integers(slack + 1 if slack >= 0 else features.shape[1])
-                crops.append(cut_window(features, int(first), self.window_frames))
-            x = np.stack(crops)
+            x = np.stack([self._crop(self.features[recording], rng) for recording in chosen])
             if self.config.mask:
                 mask_bands_and_frames(x, self.config.mask, rng)
             yield LabelledBatch(torch.from_numpy(x), torch.from_numpy(self.labels[chosen]))
+
+    def _crop(self, features: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        n_frames, share = self.window_frames, self.config.stretch
+        if share:
+            n_frames = max(round(n_frames * rng.uniform(1 - share, 1 + share)), 1)
+        if self.shift_frames and features.shape[1] < n_frames + 2 * self.shift_frames:
+            features = np.pad(features, ((0, 0), (self.shift_frames, self.shift_frames)), mode="edge")
+        slack = features.shape[1] - n_frames
+        # A short recording is repeated to fill the window, so it may start anywhere.
+        first = rng.integers(slack + 1 if slack >= 0 else features.shape[1])
+        crop = cut_window(features, int(first), n_frames)
+        if n_frames != self.window_frames:
+            crop = stretch_frames(crop, self.window_frames)
+        if len(self.warps):
+            crop = self.warps[int(rng.integers(len(self.warps)))] @ crop
+        return crop
 
 
 def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

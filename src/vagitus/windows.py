@@ -31,3 +31,20 @@ def cut_window(features: NDArray[np.float32], start: int, window_frames: int) ->
     if n_frames >= window_frames:
         return features[:, start : start + window_frames]
     return np.take(features, np.arange(start, start + window_frames), axis=1, mode="wrap")
+
+
+def loudest_stretch(
+    features: NDArray[np.float32], level: NDArray[np.float32], window_frames: int, margin_frames: int
+) -> NDArray[np.float32]:
+    """The window with the most sound in it and what stands around it: (n_rows, at most window + 2 margins), a view.
+
+    Args:
+        features: (n_rows, n_frames).
+        level: (n_frames,) that rises with the sound's level, whatever its zero.
+    """
+    n_frames = features.shape[1]
+    if n_frames <= window_frames:
+        return features
+    summed = np.concatenate([[0.0], np.cumsum(level, dtype=np.float64)])
+    first = int(np.argmax(summed[window_frames:] - summed[:-window_frames]))
+    return features[:, max(first - margin_frames, 0) : first + window_frames + margin_frames]

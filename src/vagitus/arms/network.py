@@ -11,6 +11,7 @@ from torch import nn
 
 from vagitus.arms.classical import inner_folds
 from vagitus.arms.contract import Budget, Scores
+from vagitus.augment import warp_matrices
 from vagitus.calibration import softmax
 from vagitus.compression import CompressConfig, Compressed, compress_network
 from vagitus.dataset import Dataset
@@ -256,12 +257,15 @@ def compress_trained(
 
 
 def _crops(dataset: Dataset, fold: Fold, budget: Budget, table: str) -> CropBatches:
+    features = dataset.tables[table]
     return CropBatches(
-        dataset.tables[table].take(fold.train),
+        features.take(fold.train),
         dataset.labels[fold.train],
         window_frames=window_length(dataset, budget, table),
         config=budget.train,
         seed=budget.seed,
+        shift_frames=round(budget.train.shift_s * features.config.frames_per_s),
+        warps=warp_matrices(features.config, budget.train.warp),
     )
 
 

@@ -314,7 +314,70 @@ def forms_section(name: str) -> str:
     return text + markdown(rows) + "\n"
 
 
+def adaptation_section(name: str) -> str:
+    """Each method at the site left out, beside where it began and its control."""
+    lines = read_results(name)
+    first = lines[0]
+    text = f"\n## {first['data']}: adaptation to the database left out ({name})\n\n"
+    text += f"`python recipes/{name}.py`, then `python recipes/{name}_table.py`; rules and reading in docs/{name}.md; "
+    text += (
+        f"{first['n_recordings']} recordings (subset). Means over databases; balanced accuracy is read at "
+    )
+    text += "the median of the target's scores. No subject is known: intervals resample recordings and seeds, and "
+    text += "may be too narrow. Rows named oracle read the target's labels.\n\n"
+    marked = {site: n for site, n in first["n_without_cycle"].items() if n}
+    text += f"Recordings without a heart cycle get the middle of their site's ranking: {marked}.\n\n"
+    rows = [
+        [
+            "what",
+            "of the target",
+            "seeds",
+            "AUROC, all six",
+            "a, b, e, f",
+            "balanced accuracy, all six",
+            "AUROC gain",
+        ],
+        ["---"] * 7,
+    ]
+    found = sorted(of_kind(lines, "row"), key=lambda line: -line["auroc, all six"]["estimate"])
+    for line in found:
+        gains = [
+            f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] on {other}"
+            for other, gain in line["gain in auroc"].items()
+        ]
+        shown = [cell(line[key]) for key in ("auroc, all six", "auroc, a, b, e, f", "uar, all six")]
+        rows.append([f"`{line['name']}`", line["regime"], str(len(line["seeds"])), *shown, "; ".join(gains)])
+    text += markdown(rows)
+    sites = sorted(found[0]["auroc by site"])
+    rows = [["AUROC", *sites, "sources' dev part", "e left out of everything"], ["---"] * (3 + len(sites))]
+    for line in found:
+        by_site = [f"{line['auroc by site'][site]:.3f}" for site in sites]
+        others = [line.get("source auroc"), line.get("auroc, e left out of everything")]
+        rows.append([f"`{line['name']}`", *by_site, *("" if v is None else f"{v:.3f}" for v in others)])
+    text += "\n" + markdown(rows) + "\nWhat the sources of each target chose (see docs): "
+    text += "; ".join(
+        f"{site}: {' and '.join(chosen['with self-training'])}, kept {chosen['kept_share']:g}"
+        for site, chosen in first["chosen"].items()
+    )
+    text += ".\n"
+    for line in of_kind(lines, "shift"):
+        rows = [["made equal first", "UAR of naming the database", "removed"], ["---"] * 3]
+        rows += [[n["what"] or "nothing", cell(n["uar"]), f"{n['removed']:.0%}"] for n in line["naming"]]
+        text += "\nWhat tells the databases apart, by statistics of log-mel without its mean:\n\n" + markdown(
+            rows
+        )
+        text += f"\n{line['n_flipping']} of {line['n_features']} phase features turn round between databases"
+        text += "".join(
+            f"{',' if i else ':'} {flip['feature']} ({flip['site_up']} {flip['auroc_up']:.2f}, {flip['site_down']} "
+            f"{flip['auroc_down']:.2f})"
+            for i, flip in enumerate(line["flips"][:5])
+        )
+        text += ".\n"
+    return text
+
+
 SECTIONS = {
+    "adaptation": adaptation_section,
     "form": forms_section,
     "speed": speed_section,
     "study": section,

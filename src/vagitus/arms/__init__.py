@@ -1,11 +1,13 @@
 """The arms of a study by name. Add a function with the contract in ``contract.py`` and a row.
 
 A network arm NAME is also there as NAME+compressed: trained alike, then made smaller by ``Budget.compress``.
+adapt:METHOD is the sources' network adapted to the site left out, by any method or combination of ``vagitus.adapt``.
 """
 
 import difflib
 from functools import partial
 
+from vagitus.arms.adapted import PREFIX, adapted_arm
 from vagitus.arms.classical import logmel_ridge, svm
 from vagitus.arms.contract import Arm, Blend
 from vagitus.arms.network import network
@@ -84,6 +86,8 @@ def find_arm(name: str) -> Arm | Blend:
         return ARMS[name]
     if name in BLENDS:
         return BLENDS[name]
+    if name.startswith(PREFIX):
+        return adapted_arm(name)
     base = ARMS.get(name.removesuffix(COMPRESSED))
     known = ", ".join((*ARMS, *BLENDS))
     if base is None:

@@ -8,7 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 import soundfile
 from onnx_data import RATE_HZ, exported, model_file, noise
 
-from vagitus import cli, export
+from vagitus import cli, parity, stream
 from vagitus.predict import Predictor
 
 NOTICE = "Research use only, not a diagnosis."
@@ -121,6 +124,8 @@ def test_csv_has_a_row_for_each_recording_or_window(vagitus: Command, folder: Pa
     assert (row["path"], row["decision"], float(row["score"])) == (str(path), found.decision, found.score)
     rows = list(csv.DictReader(io.StringIO(vagitus("predict", model, path, "--csv", "--per", "window").out)))
     assert [float(row["score"]) for row in rows] == [window.score for window in found.windows]
+    shown = vagitus("predict", model, path, "--per", "event").out.splitlines()[1:]
+    assert len(shown) == max(1, len(found.events))
     shown = vagitus("predict", model, path, "--per", "window").out.splitlines()
     assert len(shown) == 1 + len(found.windows) and shown[1].startswith("  0.00 to 0.61 s: 0.")
 
@@ -195,6 +200,7 @@ def test_a_model_of_another_format_or_kind_is_refused_with_the_way_out(
         (["listen", "MODEL", "-", "--device", "2"], "- or --device 2, not both"),
         (["listen", "MODEL", "--rate", "8000"], "a microphone tells its own"),
         (["listen", "MODEL", "-", "--rate", "3"], "a rate of 3 Hz"),
+        (["listen", "MODEL", "-", "--rate", "0"], "a rate of 0 Hz"),
         (["listen", "MODEL", "-", "--history", "0.1"], "a history of 0.1 s"),
         (["serve", "MODEL", "--host", "0.0.0.0"], "token"),
         (["serve", "MODEL", "--port", "99999"], "less than or equal to 65535"),
@@ -204,6 +210,11 @@ def test_a_model_of_another_format_or_kind_is_refused_with_the_way_out(
         (["export", "SOURCE", "--format", "int8"], "int8 needs recordings"),
         (["export", "SOURCE", "--bits", "8"], "--bits 8: 8 or 32, of --format c"),
         (["export", "SOURCE", "MANIFEST", "--corpus", "donateacry"], "not both"),
+        (["export", "SOURCE", "--task", "reason"], "--task reason: is of a corpus; give --corpus NAME"),
+        (["export", "SOURCE", "MANIFEST", "--task", "reason"], "--task reason: is of a corpus"),
+        (["export", "SOURCE", "--root", "."], "--root .: no recordings are named"),
+        (["export", "MODEL", "--format", "page", "--licence", "MIT"], "the page carries it as it is"),
+        (["export", "SOURCE", "--licence", "two\nlines"], "one line of up to 200 characters"),
         (["export", "none.safetensors"], "none.safetensors: no such file"),
         (["export", "MANIFEST"], "m.csv: not a whole safetensors file"),
     ],
@@ -291,7 +302,7 @@ def test_ctrl_c_ends_with_a_summary_and_status_0(cry: bytes) -> None:
     ("piped", "message"),
     [
         (b"", "ended without a sample"),
-        (b"RIFF" + bytes(90), "a sound file with a header"),
+        (b"RIFF....WAVE" + bytes(90), "no raw PCM but wav"),
         (b"notes " * 99, "text"),
     ],
 )
@@ -306,7 +317,125 @@ def test_what_is_no_pcm_costs_one_line(
     assert f"vagitus: standard input: {message}" in run.err.splitlines()[-1]
 
 
+def heard_zeros(vagitus: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> Run:
+    (tmp_path / "pipe").write_bytes(bytes(2 * 4 * RATE_HZ))
+    with (tmp_path / "pipe").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return vagitus("listen", exported("small")[1], "-", *options)
+
+
+def test_an_input_of_zeros_is_said_to_be_silent_and_is_no_success(
+    vagitus: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = heard_zeros(vagitus, monkeypatch, tmp_path)
+    assert run.status == 1
+    assert run.err.splitlines()[-1] == (
+        "vagitus: standard input: nothing was scored: the input is silent; see that it is not muted, "
+        "or choose another input"
+    )
+    summary = json.loads(heard_zeros(vagitus, monkeypatch, tmp_path, "--json").out.splitlines()[-1])
+    assert summary["n_windows"] > 0 and summary["n_scored"] == 0 and summary["prediction"]["score"] is None
+
+
+def test_what_was_scored_before_a_long_silence_is_a_success(
+    cry: bytes, vagitus: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pipe").write_bytes(cry + bytes(2 * 4 * RATE_HZ))
+    with (tmp_path / "pipe").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        run = vagitus("listen", exported("small")[1], "-", "--history", "1")
+    assert run.status == 0 and "the last 1.00 s: no score, silent" in run.out
+
+
+class Muted(ModuleType):
+    """PortAudio with a microphone that gives a few blocks and then no more."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__("sounddevice")
+        self.content = content
+
+    def query_devices(self, device: object = None, kind: str = "") -> object:
+        return {"name": "ward", "max_input_channels": 1, "default_samplerate": 4_000.0}
+
+    def check_input_settings(self, device: object, **_: object) -> None:
+        pass
+
+    @contextmanager
+    def RawInputStream(self, *, callback: Any, blocksize: int, **_: object) -> Iterator[None]:  # noqa: N802 (its name)
+        for i in range(0, len(self.content), 2 * blocksize):
+            block = self.content[i : i + 2 * blocksize]
+            callback(block, len(block) // 2, None, SimpleNamespace(input_overflow=False))
+        yield
+
+
+def test_a_microphone_that_goes_away_is_said_to_have_gone(
+    cry: bytes, vagitus: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Muted(cry))
+    monkeypatch.setattr(stream, "MICROPHONE_SILENT_S", 0.01)
+    run = vagitus("listen", exported("small")[1])
+    assert run.status == 1 and "score 0." in run.out
+    assert run.err.splitlines()[-1].startswith("vagitus: ward: gives no more sound, so it ended here")
+
+
 # export
+
+
+def test_a_recording_that_cannot_be_compared_is_named_and_stops_no_export(
+    vagitus: Command, folder: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "good.wav", noise(8_000), RATE_HZ)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    long = noise(140 * RATE_HZ)
+    soundfile.write(tmp_path / "damaged-late.wav", np.append(long, np.float32(np.nan)), RATE_HZ, "FLOAT")
+    long[0] = np.nan
+    soundfile.write(tmp_path / "damaged-early.wav", long, RATE_HZ, "FLOAT")
+    names = ["good.wav", "damaged-late.wav", "damaged-early.wav", "broken.wav"]
+    (tmp_path / "m.csv").write_text("\n".join(["path,subject", *(f"{n},{n}" for n in names)]) + "\n")
+    source = exported("small")[0]
+    for form in ("onnx", "c"):
+        run = vagitus("export", source, tmp_path / "m.csv", "--format", form, "--out", tmp_path / f"m.{form}")
+        assert run.status == 0, run.err
+        assert "compared on 2 recordings" in run.out
+        named = [line for line in run.err.splitlines() if line.startswith("not compared: ")]
+        assert [Path(line.split(": ")[1]).name for line in named] == names[2:]
+
+
+@pytest.mark.parametrize("form", ["onnx", "c", "page"])
+def test_where_nothing_can_be_written_the_name_that_was_given_is_said(
+    form: str, vagitus: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    source, model = exported("small")
+    out = tmp_path / "file" / "m.h"
+    line = refused(vagitus("export", model if form == "page" else source, "--format", form, "--out", out))
+    assert re.match(rf"vagitus: {re.escape(str(out))}: cannot be written \(.+\); give another --out$", line)
+
+
+def test_a_plot_that_cannot_be_written_is_named(vagitus: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    soundfile.write(tmp_path / "cry.wav", noise(3_000), RATE_HZ)
+    out = tmp_path / "file" / "p.png"
+    line = refused(vagitus("predict", exported("small")[1], tmp_path / "cry.wav", "--plot", out))
+    assert f"{out}: cannot be written" in line and "give another --plot" in line
+
+
+def test_a_licence_is_carried_and_by_default_said_not_to_be_stated(
+    vagitus: Command, folder: Path, tmp_path: Path
+) -> None:
+    source = exported("small")[0]
+    vagitus("export", source, "--licence", "CC BY 4.0", "--out", tmp_path / "m.onnx")
+    vagitus("export", source, "--licence", "CC BY 4.0", "--format", "c", "--out", tmp_path / "m.h")
+    words: list[str | Path] = ["export", tmp_path / "m.onnx", folder / "unlabelled.csv", "--format", "int8"]
+    vagitus(*words, "--out", tmp_path / "m8.onnx")
+    for name in ("m.onnx", "m8.onnx"):
+        assert Predictor(tmp_path / name).model.header["licence"] == "CC BY 4.0"
+    assert "licence      CC BY 4.0" in (tmp_path / "m.h").read_text()
+    unstated = Predictor(exported("small")[1]).model.header["licence"]
+    assert unstated == "not stated; that of the recordings it was trained on may bind it"
 
 
 def test_export_says_how_it_compared_and_on_what(vagitus: Command, folder: Path, tmp_path: Path) -> None:
@@ -335,7 +464,7 @@ def test_int8_of_an_exported_model_is_measured_on_recordings(
 def test_an_export_that_scores_otherwise_leaves_nothing_and_says_no(
     vagitus: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "INT8_LIMITS", export.Limits(0.0, 0.0, 0.0))
+    monkeypatch.setattr(parity, "INT8_LIMITS", parity.Limits(0.0, 0.0, 0.0))
     words: list[str | Path] = ["export", exported("small")[1], folder / "unlabelled.csv", "--format", "int8"]
     run = vagitus(*words, "--out", tmp_path / "m8.onnx")
     assert (run.status, run.out) == (1, "")
@@ -386,10 +515,11 @@ def test_predicting_and_listening_load_no_torch(tmp_path: Path) -> None:
         "atexit.register(lambda: print([name for name in heavy if name in sys.modules]))\n"
         "main()"
     )
+    sound: np.ndarray = np.rint(32768 * noise(8_000)).astype("<i2")
     for words in (["predict", model, tmp_path / "cry.wav"], ["listen", model, "-"]):
         run = subprocess.run(
             [sys.executable, "-c", code, *map(str, words)],
-            input=bytes(9_000),
+            input=sound.tobytes(),
             capture_output=True,
             env=os.environ,
             check=True,

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -19,19 +20,17 @@ from vagitus.checkpoint import load_model, save_model
 from vagitus.compression import CompressConfig, compress_network
 from vagitus.export import (
     HEADER_RULES,
-    Limits,
     Moments,
     OnnxModel,
-    Parity,
-    ParityError,
     check_parity,
     export_onnx,
     quantise,
-    write_noise,
 )
 from vagitus.features import Normalisation, featurise
 from vagitus.manifest import Manifest, build_manifest
 from vagitus.models import MODELS
+from vagitus.onnx_graph import gate, ungate
+from vagitus.parity import Limits, Parity, ParityError, write_noise
 from vagitus.training import score_recordings
 
 
@@ -137,7 +136,7 @@ def test_the_header_says_how_to_read_scores_and_that_it_is_research() -> None:
 def test_no_path_of_this_machine_and_no_trained_recording_is_in_the_file() -> None:
     path = exported("small")[1]
     content = path.read_bytes()
-    for secret in (b"doctor", b"/srv", b"c0ffee123456", b"site-packages", b".py", str(path.parent).encode()):
+    for secret in (b"doctor", b"/srv", b"wP/uEjRW", b"site-packages", b".py", str(path.parent).encode()):
         assert secret not in content
     kept = OnnxModel(path).header["card"]["provenance"]
     assert kept["command"] == "vagitus study cries.csv --out=results x.csv a/b and/or"
@@ -155,6 +154,7 @@ def test_parity_counts_what_can_be_read_and_gives_the_metric(recordings: Manifes
 def test_a_graph_that_scores_otherwise_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, right = exported("small")
     graph = onnx.load(right)
+    ungate(graph)
     bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "network.head.bias")
     values = onnx.numpy_helper.to_array(bias) + np.array([0.0, 0.01], np.float32)
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
@@ -240,6 +240,7 @@ def test_the_model_file_itself_is_refused_with_the_way_out() -> None:
 
 def test_a_graph_of_other_inputs_is_refused(tmp_path: Path) -> None:
     model = onnx.load(exported("small")[1])
+    ungate(model)
     model.graph.input[1].name = "average"
     for node in model.graph.node:
         node.input[:] = ["average" if name == "mean" else name for name in node.input]
@@ -353,3 +354,70 @@ def test_the_noise_of_a_comparison_can_be_had_as_files(tmp_path: Path) -> None:
     source, path = exported("small")
     parity = check_parity(source, path, write_noise(source, tmp_path))
     assert parity.n_recordings == 3 and math.isnan(parity.metric_before)
+
+
+# The graph.
+
+
+def test_a_run_for_statistics_leaves_the_network_out() -> None:
+    """As many convolutions outside of the gate as the front end has: none of the network's."""
+    path = exported("small")[1]
+    model = OnnxModel(path)
+    gated = onnx.load(path)
+    inside = [a.g for node in gated.graph.node for a in node.attribute if a.g.name == "network"]
+    assert len(inside) == 1 and "Conv" in [node.op_type for node in inside[0].node]
+    assert not [node for node in gated.graph.node if any(name.startswith("network.") for name in node.input)]
+    session = onnxruntime.InferenceSession(path)
+    feed = {"waveform": noise(2_600)[None], "mean": np.full((1, 40), np.nan, np.float32)}
+    logits, mean, variance = session.run(None, feed)
+    assert np.isnan(logits).all() and logits.shape == (1, 2)
+    assert np.isfinite(mean).all() and np.isfinite(variance).all()
+    np.testing.assert_array_equal(model.moments(noise(2_600)).mean, mean[0].astype(np.float64))
+
+
+@pytest.mark.parametrize("name", ["small", "tt-gru", "transformer"])
+def test_a_gate_opened_and_closed_changes_no_number(name: str) -> None:
+    path = exported(name)[1]
+    model = onnx.load(path)
+    ungate(model)
+    assert "If" not in [node.op_type for node in model.graph.node]
+    plain = onnxruntime.InferenceSession(model.SerializeToString())
+    gate(model)
+    closed = onnxruntime.InferenceSession(model.SerializeToString())
+    feed = {"waveform": noise(4_000)[None]}
+    feed |= {i.name: np.ones((1, i.shape[1]), np.float32) for i in plain.get_inputs()[1:]}
+    for one, other in zip(plain.run(None, feed), closed.run(None, feed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_no_bias_or_scale_is_computed_anew_in_every_run() -> None:
+    model = onnx.load(exported("res8")[1])
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            assert [made.get(name) for name in node.input[1:]] == [None] * (len(node.input) - 1)
+        if node.op_type == "BatchNormalization":
+            assert [made.get(name) for name in node.input[1:]] == [None] * 4
+
+
+def test_convolutions_of_int8_are_8_bit_when_they_run(folder: Path, recordings: Manifest) -> None:
+    quantise(exported("small")[1], recordings, folder / "run8.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(folder / "run8.onnx", options)
+    (network,) = [
+        a.g
+        for node in onnx.load(folder / "optimised.onnx").graph.node
+        for a in node.attribute
+        if a.g.name == "network"
+    ]
+    found = [node.op_type for node in network.node]
+    assert found.count("QLinearConv") >= 2 and found.count("Conv") + found.count("FusedConv") <= 1
+
+
+def test_the_quantiser_leaves_no_handler_at_the_root(folder: Path, recordings: Manifest) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    quantise(exported("small")[1], recordings, folder / "quiet8.onnx")
+    assert (root.handlers, root.level) == before

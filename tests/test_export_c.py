@@ -13,11 +13,11 @@ from torch import nn
 from vagitus import calibration
 from vagitus.checkpoint import ModelCard, save_model
 from vagitus.compression import CompressConfig, compress_network
-from vagitus.export import FLOAT_LIMITS, INT8_LIMITS
 from vagitus.export_c import SUPPORTED, check_c_parity, export_c
 from vagitus.features import PRESETS, FeatureConfig, Normalisation, featurise
 from vagitus.manifest import Manifest, build_manifest
 from vagitus.models import MODELS, build_model
+from vagitus.parity import FLOAT_LIMITS, INT8_LIMITS
 from vagitus.tensor_train.compress import tensorize
 from vagitus.tensor_train.shape import Layout
 

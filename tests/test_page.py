@@ -1,9 +1,11 @@
 """The page in a real browser, on a real server, with a real (fake) microphone: what a person would do and see."""
 
+import asyncio
 import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import uvicorn
 from webdriver import Browser, driver, find_chromium
 
 from vagitus import calibration
@@ -23,7 +24,7 @@ from vagitus.export import OnnxModel, export_onnx
 from vagitus.features import PRESETS
 from vagitus.models import build_model
 from vagitus.predict import Predictor
-from vagitus.serve import make_app
+from vagitus.serve import make_app, make_server
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,6 +90,8 @@ class Recorded:
 
     def __init__(self, app: "ASGIApp") -> None:
         self.app, self.requests = app, list[Request]()
+        self.gives_model = threading.Event()
+        self.gives_model.set()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         n_bytes = 0
@@ -99,6 +102,8 @@ class Recorded:
             n_bytes += len(message.get("body", b""))
             return message
 
+        if scope["path"] == "/model.onnx":
+            await asyncio.to_thread(self.gives_model.wait, 30)
         await self.app(scope, counted, send)
         self.requests.append(Request(scope["method"], scope["path"], n_bytes, scope["query_string"]))
 
@@ -108,9 +113,7 @@ class Served:
 
     def __init__(self, model: Path) -> None:
         self.app = Recorded(make_app(model))
-        self.server = uvicorn.Server(
-            uvicorn.Config(self.app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
-        )
+        self.server = make_server(self.app)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/"
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
@@ -224,6 +227,46 @@ def test_the_recording_of_a_microphone_is_scored(page: Browser) -> None:
     assert "The model says" in result(page)
     prediction = last(page)["prediction"]
     assert prediction["duration_s"] > 0.9 and 0 < prediction["score"] < 1
+
+
+def test_a_person_need_not_wait_for_the_model(page: Browser, served: Served, folder: Path) -> None:
+    served.app.gives_model.clear()
+    try:
+        page.open(served.url)
+        page.wait("!document.getElementById('open').disabled && !document.getElementById('record').disabled")
+        page.type("#file", str(folder / "cry.wav"))
+        page.wait("document.getElementById('busy-what').textContent === 'Getting the model ready…'")
+        assert not page.run("return document.body.dataset.ready")
+    finally:
+        served.app.gives_model.set()
+    assert "The model says" in result(page)
+
+
+def test_what_cannot_be_erased_is_said_and_stays(page: Browser, folder: Path) -> None:
+    opened(page, folder / "short.wav")
+    show_history(page, 1)
+    page.run(
+        "for (const name of ['delete', 'clear'])"
+        "  IDBObjectStore.prototype['own ' + name] ??= IDBObjectStore.prototype[name],"
+        "  IDBObjectStore.prototype[name] = () => { throw new DOMException('no room', 'QuotaExceededError'); }"
+    )
+    try:
+        for button in ("[aria-label='Erase short.wav']", "#erase-all"):
+            page.run("document.getElementById('problem').hidden = true")
+            page.click(button)
+            page.click("#confirm [value=yes]")
+            page.wait("!document.getElementById('problem').hidden")
+            assert page.text("#problem").startswith("It could not be erased: this browser refused")
+            assert page.run("return document.querySelectorAll('#entries li').length") == 1
+    finally:
+        page.run(
+            "for (const name of ['delete', 'clear'])"
+            "  IDBObjectStore.prototype[name] = IDBObjectStore.prototype['own ' + name]"
+        )
+    page.click("#erase-all")
+    page.click("#confirm [value=yes]")
+    page.wait("document.querySelectorAll('#entries li').length === 0")
+    assert page.run("return document.getElementById('problem').hidden")
 
 
 def test_no_sound_leaves_the_page(page: Browser, served: Served, folder: Path) -> None:
@@ -572,6 +615,14 @@ def test_colours_contrast_in_light_and_dark() -> None:
             ("accent", "tint"),
         ):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
+
+
+def test_the_icon_of_a_home_screen_is_a_png_of_its_size() -> None:
+    named = re.search(r'rel="apple-touch-icon" href="([\w.-]+)"', (PAGE / "index.html").read_text())
+    assert named
+    content = (PAGE / named[1]).read_bytes()  # iOS takes no SVG
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", content[16:24]) == (180, 180)
 
 
 def test_the_lockfile_pins_hashes_and_names_no_registry() -> None:

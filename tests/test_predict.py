@@ -18,7 +18,15 @@ from vagitus.checkpoint import ModelCard, load_model, save_model
 from vagitus.export import export_onnx
 from vagitus.features import PRESETS, featurise_file
 from vagitus.models import build_model
-from vagitus.predict import Prediction, Predictor, Window, find_recordings, to_csv, to_json
+from vagitus.predict import (
+    Prediction,
+    Predictor,
+    Window,
+    find_recordings,
+    to_csv,
+    to_json,
+    to_stretches_csv,
+)
 from vagitus.results import decide
 from vagitus.training import score_recordings
 
@@ -213,3 +221,35 @@ def test_a_prediction_loads_no_torch_and_no_training(folder: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def with_windows(scores: list[float], threshold: float | None) -> Prediction:
+    windows = tuple(Window(0.5 * i, 0.5 * i + 1, score) for i, score in enumerate(scores))
+    return Prediction("a.wav", 0.4, "ill", {}, threshold, 5.0, windows)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "events"),
+    [
+        (
+            0.3,
+            [(0.0, 2.0, 0.9), (2.0, 3.0, 0.3)],
+        ),  # at the threshold is enough, and one window below it divides
+        (None, [(0.0, 1.0, 0.9)]),
+        (0.95, []),
+    ],
+)
+def test_an_event_is_windows_in_a_row_that_reach_the_threshold(
+    threshold: float | None, events: list[tuple[float, float, float]]
+) -> None:
+    found = with_windows([0.9, 0.4, 0.35, 0.1, 0.3], threshold)
+    assert [(event.start_s, event.end_s, event.score) for event in found.events] == events
+    said = json.loads(to_json([found], "notice"))["predictions"][0]["events"]
+    assert [(event["start_s"], event["end_s"], event["score"]) for event in said] == events
+    rows = list(csv.DictReader(io.StringIO(to_stretches_csv([found], "event"))))
+    assert [float(row["start_s"]) for row in rows if row["start_s"]] == [event[0] for event in events]
+    assert len(rows) == max(1, len(events))  # a recording without any has a row too
+
+
+def test_no_event_joins_what_lies_on_both_sides_of_a_window_below_the_threshold() -> None:
+    assert len(with_windows([0.9, 0.1, 0.9], 0.5).events) == 2

@@ -11,10 +11,11 @@ PACKAGE = Path(vagitus.__file__).parent
 # The way a sound goes. A room may import only the rooms above it.
 ORDER = [
     "files processes audio features frontend windows fingerprint segment pitch augment",
-    "manifest splits metrics statistics calibration fetch corpora losses tensor_train models",
-    "dataset checkpoint encoders training compression transfer pretrain adapt verification arms robustness shift",
-    "shortcuts audit config plan jobs results evaluate study plots outcome figures report",
-    "export export_c predict stream scale serve cli_device cli __main__",
+    "manifest splits metrics statistics cycles calibration fetch corpora losses tensor_train models",
+    "dataset checkpoint encoders training compression transfer pretrain adapt verification trials store events",
+    "arms robustness shift",
+    "shortcuts audit config plan jobs results gains evaluate study sites plots outcome figures report",
+    "parity onnx_graph export export_c predict stream scale serve cli_device cli_adapt cli_verify cli __main__",
 ]
 ROOMS = [room for line in ORDER for room in line.split()]
 

@@ -2,9 +2,11 @@ import asyncio
 import base64
 import gzip
 import http.client
+import inspect
 import io
 import json
 import re
+import select
 import signal
 import socket
 import struct
@@ -33,10 +35,12 @@ from vagitus.predict import Predictor, to_json
 from vagitus.serve import (
     CONTENT_SECURITY_POLICY,
     HEADERS,
+    IDLE_S,
     RequestLimits,
     export_page,
     is_loopback,
     make_app,
+    make_server,
     page_files,
     serve,
 )
@@ -91,11 +95,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(model: Path, **options: Any) -> Iterator[int]:
     """The port of a server of the application, in a thread."""
     options.setdefault("limits", RequestLimits(n_per_minute=MANY))
-    app = make_app(model, options.pop("limits"), **options)
-    config = uvicorn.Config(
-        app, lifespan="off", log_level="critical", timeout_graceful_shutdown=1, server_header=False
-    )
-    server = uvicorn.Server(config)
+    idle_s = options.pop("idle_s", IDLE_S)
+    with in_thread(make_server(make_app(model, options.pop("limits"), **options), idle_s=idle_s)) as port:
+        yield port
+
+
+@contextmanager
+def in_thread(server: uvicorn.Server) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -300,6 +306,72 @@ def test_a_slow_upload_is_ended_and_its_place_given_back(model: Path) -> None:
     with running(model, limits=limits) as port, begun(port, wav()) as slow:
         assert slow.recv(12) == b"HTTP/1.1 408"
         assert predict(port, b"")[0] == 422
+
+
+def ends(connection: socket.socket) -> bool:
+    """Whether the server ends it, whatever it says before."""
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+HEAD = b"GET /model.json HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HEAD, HEAD + b"\r\n" + HEAD, HEAD + b"Content-Length: 9\r\n\r\n"],
+    ids=["nothing", "half a head", "half a second head", "half a body"],
+)
+def test_a_connection_that_asks_nothing_is_ended(model: Path, sent: bytes) -> None:
+    with (
+        running(model, idle_s=0.05) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+    ):
+        connection.sendall(sent)
+        assert ends(connection)  # socket.timeout otherwise
+
+
+def test_a_head_that_comes_byte_by_byte_is_ended(model: Path) -> None:
+    with (
+        running(model, idle_s=0.05) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+        pytest.raises(ConnectionError),
+    ):
+        for _ in range(2_000):
+            connection.sendall(b"G")
+            select.select([connection], [], [], 0.01)
+
+
+def test_a_client_that_does_not_take_its_answer_is_ended(model: Path) -> None:
+    server = make_server(make_app(model), idle_s=0.05)
+    with in_thread(server) as port, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /ort/ort-wasm-simd-threaded.wasm HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert select.select([connection], [], [], 20)[0]  # the answer has begun
+        for _ in range(2_000):
+            if not server.server_state.connections:
+                break
+            select.select([], [], [], 0.01)
+        assert not server.server_state.connections
+
+
+def test_an_answer_that_is_being_made_is_waited_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    score = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda *given: go_on.wait(20) and score(*given))
+    with running(model, idle_s=0.01) as port, begun(port, wav()) as connection:
+        connection.sendall(wav())
+        with pytest.raises(TimeoutError):
+            connection.settimeout(0.2)
+            connection.recv(1)
+        go_on.set()
+        connection.settimeout(20)
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_client_has_so_many_a_minute(model: Path) -> None:
@@ -544,3 +616,10 @@ def test_it_says_where_it_is_and_ends_when_it_is_interrupted(model: Path) -> Non
             process.wait(20)
         finally:
             process.kill()
+
+
+def test_a_report_leads_to_where_the_page_is() -> None:
+    html = (PAGE.parent / "report.html").read_text()
+    address = re.search(r'<code>vagitus serve model\.onnx</code>, then open <a href="([^"]+)"', html)
+    defaults = inspect.signature(serve).parameters
+    assert address and address[1] == f"http://{defaults['host'].default}:{defaults['port'].default}/"

@@ -14,7 +14,7 @@ import pytest
 import soxr
 from onnx_data import FEATURES, RATE_HZ, exported, noise
 
-from vagitus import stream
+from vagitus import audio, stream
 from vagitus.audio import resample
 from vagitus.features import featurise
 from vagitus.predict import Predictor
@@ -169,6 +169,61 @@ def test_a_window_of_which_nothing_arrived_is_lost_and_not_silent(plain: Predict
     assert (heard[0].reason, heard[0].lost_s) == ("", 0)
 
 
+def test_a_window_that_is_mostly_heard_is_scored_and_one_that_is_not_has_a_reason(plain: Predictor) -> None:
+    window_samples = 61 * 40
+    for share, scored in ((0.2, True), (0.3, False)):
+        listener = Listener(plain, RATE_HZ)
+        n_lost = round(share * window_samples)
+        heard = listener.hear(noise(1_000)) + listener.lose(n_lost) + listener.hear(noise(4_000))
+        assert heard[0].lost_s == pytest.approx(n_lost / RATE_HZ)
+        assert math.isfinite(heard[0].score) is scored
+        assert heard[0].reason == ("" if scored else f"lost: {n_lost / RATE_HZ:.2f} s of it did not arrive")
+
+
+def test_no_window_joins_the_two_sides_of_a_gap_of_unknown_length(plain: Predictor) -> None:
+    samples = noise(12_000)
+    listener = Listener(plain, RATE_HZ)
+    heard = listener.hear(samples[:5_000]) + listener.lose(0) + listener.hear(samples[5_000:])
+    whole, _ = listen(Listener(plain, RATE_HZ), samples)
+    joined = [one.start_s < 1.25 < one.end_s for one in heard]
+    assert 1 < sum(joined) < len(heard)
+    for one, other, spans in zip(heard, whole, joined, strict=True):
+        assert one.reason == ("lost: a gap of unknown length falls in it" if spans else "")
+        assert math.isnan(one.score) if spans else one.score == other.score
+    # The running verdict knows nothing of the windows that were not scored.
+    scored = plain.model.score(lambda: [samples], len(samples))
+    kept = [i for i, spans in enumerate(joined) if not spans]
+    _, shown, p = plain.judge(scored.logits[kept].mean(axis=0))
+    assert heard[-1].so_far == pytest.approx(p[shown], abs=1e-6)
+
+
+def test_statistics_do_not_hear_what_was_lost(relative: Predictor) -> None:
+    """After a long gap a window scores as it would had listening begun after it."""
+    samples = noise(6_000)
+    step = 30 * 40  # windows begin on it, so that the two cut alike
+    listener = Listener(relative, RATE_HZ)
+    after = listener.lose(10 * step) + listener.hear(samples)
+    alone, _ = listen(Listener(relative, RATE_HZ), samples)
+    # Windows that reach into the gap by less than a quarter are none here: they begin every half.
+    assert after[-1].score == pytest.approx(alone[-1].score, abs=1e-3)
+
+
+def test_the_first_window_leaves_a_short_history_half_by_half(relative: Predictor) -> None:
+    """With a history of one window, a window's statistics are its own, and not those of its second half."""
+    samples = noise(9_000)
+    window_s = 61 * 40 / RATE_HZ
+    heard, _ = listen(Listener(relative, RATE_HZ, history_s=window_s), samples)
+    features = featurise(samples, FEATURES.vary(normalisation="none"))
+    context = relative.model.context_samples
+    padded = np.concatenate([np.zeros(context, np.float32), samples, np.zeros(context, np.float32)])
+    first = STEP
+    cut = padded[first * 40 : (first + 60) * 40 + 2 * context]
+    # 61 frames are two halves of 30 and one, which the history has no room for.
+    feed = {"waveform": cut[None], "mean": features[:, first + 1 : first + 61].mean(axis=1)[None]}
+    _, shown, p = relative.judge(relative.model.run([feed])[0])
+    assert heard[1].score == pytest.approx(p[shown], abs=1e-4)
+
+
 def test_what_is_no_number_is_lost_and_counted(plain: Predictor) -> None:
     samples = noise(6_000)
     broken = samples.copy()
@@ -299,15 +354,63 @@ def test_samples_are_given_before_the_pipe_is_full() -> None:
     ("head", "message"),
     [
         (b"", "standard input: ended without a sample"),
-        (b"RIFF$\x00\x00\x00WAVEfmt ", "a sound file with a header"),
-        (b"OggS" + bytes(80), "a sound file with a header"),
-        (b"\x00\x00\x00\x20ftypM4A " + bytes(80), "a sound file with a header"),
+        (b"RIFF$\x00\x00\x00WAVEfmt ", r"no raw PCM but wav \(b'RIFF'\), .* `vagitus predict`"),
+        (b"OggS" + bytes(80), "no raw PCM but ogg"),
+        (b"\x00\x00\x00\x20ftypM4A " + bytes(80), "no raw PCM but mp4"),
+        (b"\x00\x00\x00\x18ftyp3gp4" + bytes(80), "no raw PCM but mp4"),
+        (b"caff\x00\x01\x00\x00desc" + bytes(80), "no raw PCM but caf"),
+        (b"#!AMR\n" + bytes(80), "no raw PCM but amr"),
+        (b"ID3\x04" + bytes(80), "no raw PCM but an ID3 tag"),
+        (b"PK\x03\x04" + bytes(80), "no raw PCM but a zip archive"),
+        (b"RIFF\x10\x00\x00\x00AVI LIST" + bytes(80), "no raw PCM but an AVI video"),
+        (3 * (b"\xff\xfb\x90\x64" + bytes(413)), "no raw PCM but mp3"),
+        (3 * (b"\xff\xf1\x60\x40" + bytes(180)), "no raw PCM but aac"),
         ("Notes of a visit, \N{GREEK SMALL LETTER MU} and all\n".encode() * 9, "text"),
     ],
 )
 def test_what_is_no_pcm_is_refused_before_it_is_heard(head: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         next(iter(PcmReader(Drops(head, (5, 50)))))
+
+
+def test_every_container_that_is_decoded_is_refused_as_pcm() -> None:
+    """By audio's own table: what is added there is refused here."""
+    heads = {
+        "wav": b"RIFF....WAVE",
+        "rf64": b"RF64....WAVE",
+        "w64": b"riff\x2e\x91\xcf\x11",
+        "flac": b"fLaC",
+        "ogg": b"OggS",
+        "aiff": b"FORM....AIFF",
+        "caf": b"caff",
+        "au": b".snd",
+        "nist": b"NIST_1A",
+        "voc": b"Creative Voice File",
+        "mp4": b"....ftyp",
+        "amr": b"#!AMR",
+        "matroska": b"\x1a\x45\xdf\xa3",
+        "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+        "aac": b"\xff\xf1\x60\x40",
+        "mp3": b"\xff\xfb\x90\x64",
+    }
+    assert set(heads) == {container.name for container in audio._CONTAINERS}
+    for name, head in heads.items():
+        with pytest.raises(ValueError, match=f"no raw PCM but {name}"):
+            next(iter(PcmReader(Drops(3 * (head + bytes(300)), (900,)))))
+
+
+def test_samples_that_begin_as_a_frame_of_mp3_does_are_heard() -> None:
+    samples = np.random.default_rng(2).integers(-9_000, 9_000, 6_000).astype("<i2")
+    samples[0] = np.frombuffer(b"\xff\xe3", "<i2")[0]
+    samples[1] = 0x10
+    assert audio.announced(samples.tobytes()) in audio.SYNCED
+    np.testing.assert_array_equal(
+        np.concatenate(list(PcmReader(Drops(samples.tobytes(), (64, 700))))), samples
+    )
+
+
+def test_silence_is_no_file() -> None:
+    assert audio.announced(bytes(64)) == ""
 
 
 # The microphone. There is none where tests run, and PortAudio only on some machines.

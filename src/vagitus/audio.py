@@ -233,10 +233,12 @@ _CONTAINERS = (
     _Container("mp3", rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][^\xf0-\xff]", "mp3"),
 )
 _MP3 = _CONTAINERS[-1]
+SYNCED = ("aac", "mp3")
+_ZEROS = rb"\0{16}"
 
 _NOT_AUDIO = (
     (rb"PK(\x03\x04|\x05\x06)", "a zip archive; unpack it"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "a compressed archive; unpack it"),
+    (rb"\x1f\x8b\x08|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "a compressed archive; unpack it"),
     (rb"version https://git-lfs", "a Git LFS pointer; run git lfs pull"),
     (rb"%PDF", "a PDF"),
     (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page, perhaps a failed download; fetch it again"),
@@ -245,8 +247,26 @@ _NOT_AUDIO = (
     (rb"MThd", "MIDI notes, not sound"),
     (rb"\x93NUMPY|\x89HDF|MATLAB|PAR1|SQLite", "a data file, not sound"),
     (rb"\x7fELF|MZ.\0", "a program"),
-    (rb"\0{16}", "zero bytes where its header should be, so a copy that did not finish; copy it again"),
+    (_ZEROS, "zero bytes where its header should be, so a copy that did not finish; copy it again"),
 )
+
+
+def announced(head: bytes) -> str:
+    """What the first bytes of a file say it is: "wav", "mp3", "a zip archive"; "" for samples, text and the unknown.
+
+    For a reader of raw samples, which would hear a header as noise. ``SYNCED`` say it by two bytes alone, 16 of the
+    65,536 that samples may begin with too: look for them again.
+    """
+    if head.startswith(b"ID3"):
+        return "an ID3 tag, as of mp3"
+    for container in _CONTAINERS:
+        if re.match(container.magic, head, re.DOTALL):
+            return container.name
+    for magic, what in _NOT_AUDIO:
+        # Zeros are no header, but they are silence.
+        if magic != _ZEROS and re.match(magic, head, re.DOTALL):
+            return what.partition(";")[0].partition(",")[0]
+    return ""
 
 
 @contextmanager

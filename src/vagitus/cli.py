@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from vagitus import cli_device
+from vagitus import cli_adapt, cli_device, cli_verify
+from vagitus.cli_adapt import default_cache
 
 if TYPE_CHECKING:
     from vagitus.manifest import Manifest
@@ -113,6 +114,14 @@ def study(
         bool, typer.Option("--leave-one-site-out", help="Test on each site in turn.")
     ] = False,
     target_site: Annotated[str, typer.Option("--target-site", help="Test on this site only.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            help="Adapt to each site left out: comma-separated, combined by +, such as adabn,safn+entropy. Their "
+            "controls come along.",
+        ),
+    ] = "",
     use_split: Annotated[
         bool, typer.Option("--use-split", help="Take train, dev and test from the column split.")
     ] = False,
@@ -172,7 +181,8 @@ def study(
 ) -> int:
     """Compare every arm on the same subject-disjoint folds and write a report."""
     from vagitus.config import checked, load_toml
-    from vagitus.export import ParityError, export_onnx
+    from vagitus.export import export_onnx
+    from vagitus.parity import ParityError
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
     from vagitus.results import finite
@@ -207,6 +217,16 @@ def study(
         "encoder": encoder,
         "budget": QUICK.model_dump() if quick else None,
     }
+    if methods:
+        from vagitus.arms import DEFAULT_ARMS
+        from vagitus.arms.adapted import with_controls
+
+        if not (leave_one_site_out or target_site or given.get("split") == "sites"):
+            raise ValueError(
+                "--methods adapt to a site left out: give --leave-one-site-out or --target-site too"
+            )
+        added = with_controls(name.strip() for name in methods.split(","))
+        options["arms"] = (*(options["arms"] or given.get("arms", DEFAULT_ARMS)), *added)
     if use_split and (leave_one_site_out or target_site):
         raise ValueError("--use-split and leaving a site out are two ways to divide; give one")
     if corpus and data:
@@ -409,7 +429,12 @@ def pretrain(
     normalisation: Annotated[
         str, typer.Option("--normalisation", help="none, mean, mean_std or keep_level.")
     ] = "mean",
-    network: Annotated[str, typer.Option("--model", help="res8, small, cnn14, ecapa, lstm, ...")] = "res8",
+    network: Annotated[
+        str,
+        typer.Option(
+            "--model", help="res8, small, cnn14, ecapa, lstm, ... Default res8.", show_default=False
+        ),
+    ] = "",
     start: Annotated[
         Path | None,
         typer.Option("--start", show_default=False, help="A model to go on from, without labels."),
@@ -457,6 +482,8 @@ def pretrain(
     for name, value in (("--start", start), ("--noise", noise)):
         if value and is_supervised:
             raise ValueError(f"{name} is for simclr and vicreg; leave it out for {task}")
+    if start and network:
+        raise ValueError(f"--model {network}: --start goes on with the network of {start}; leave --model out")
     # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
     manifests = [_open(name, "", root)[0] for name in data or ()]
     manifests += [
@@ -471,7 +498,7 @@ def pretrain(
     given: dict[str, Any] = {
         "front_end": PRESETS[front_end].vary(normalisation=normalisation),
         "cache": cache or default_cache(),
-        "model_name": network,
+        "model_name": network or "res8",
         "config": config,
         "seed": seed,
         "n_workers": workers or None,
@@ -656,11 +683,6 @@ def _evaluate_robustness(
     print(RESEARCH_ONLY)
 
 
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/vagitus, else ~/.cache/vagitus."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vagitus"
-
-
 def _one_of(data: str | None, corpus: str) -> str:
     if bool(corpus) == bool(data):
         raise ValueError("give a manifest or --corpus NAME, one of them")
@@ -769,4 +791,6 @@ def _cell(metric: dict[str, float | None]) -> str:
     return f"{estimate or 'undefined'}" + (f" [{low}, {high}]" if low and high else "")
 
 
+cli_adapt.register(app)
 cli_device.register(app)
+cli_verify.register(app)

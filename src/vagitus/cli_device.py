@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from vagitus.export import Parity
     from vagitus.manifest import Manifest
+    from vagitus.parity import Parity
     from vagitus.predict import Prediction
     from vagitus.stream import Heard, Listener, Piece, Summary
 
 RESEARCH_ONLY = "Research use only, not a diagnosis."
 TOKEN_VARIABLE = "VAGITUS_TOKEN"
+MAX_SKIPPED_SHOWN = 5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 OnnxFile = Annotated[
@@ -45,6 +46,7 @@ class Per(StrEnum):
     """What a row of `predict --csv` is."""
 
     RECORDING = "recording"
+    EVENT = "event"
     WINDOW = "window"
 
 
@@ -85,6 +87,9 @@ def export(
         Path | None,
         typer.Option("--root", help="The corpus's data root, or the manifest's folder.", show_default=False),
     ] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", help="Of the model, for its header. Default what its card records.")
+    ] = "",
     bits: Annotated[
         int | None,
         typer.Option("--bits", help="Of a weight in a C header: 32 or 8. Default 32.", show_default=False),
@@ -92,7 +97,7 @@ def export(
     as_json: AsJson = False,
 ) -> int:
     """Write a model for a phone, a browser or a board, and only if it scores as the model does (else status 1)."""
-    from vagitus.export import ParityError
+    from vagitus.parity import ParityError
     from vagitus.predict import without_nan
 
     if bits is not None and (form is not Form.C or bits not in (8, 32)):
@@ -108,10 +113,12 @@ def export(
         raise ValueError(f"{model}: would be written over; give another --out")
     recordings = _recordings(data, corpus, task, root)
     try:
-        files, parity = _exported(model, form, target, recordings, 8 if bits == 8 else 32)
+        files, parity = _exported(model, form, target, recordings, 8 if bits == 8 else 32, licence)
     except ParityError as error:
         print(f"vagitus: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        raise _unwritten(target, "--out", error) from error
     compared_on = ""
     if parity is not None:
         compared_on = "noise" if recordings is None else f"{parity.n_recordings} recordings"
@@ -127,6 +134,11 @@ def export(
         }
         print(json.dumps(said))
         return 0
+    skipped = [] if parity is None else parity.skipped
+    for reason in skipped[:MAX_SKIPPED_SHOWN]:
+        print(f"not compared: {reason}", file=sys.stderr)
+    if len(skipped) > MAX_SKIPPED_SHOWN:
+        print(f"not compared: {len(skipped) - MAX_SKIPPED_SHOWN} more (--json names all)", file=sys.stderr)
     print(f"{target}: {n_bytes / 1000:,.1f} kB")
     if parity is None:
         print(f"carries {model} as it is, so nothing was compared")
@@ -146,12 +158,25 @@ def export(
     return 0
 
 
+def _unwritten(target: Path, option: str, error: OSError) -> Exception:
+    """Of a system's error, which names a temporary file or the folder above, one that names what was asked for."""
+    if error.errno is None:  # ours
+        return error
+    return ValueError(f"{target}: cannot be written ({error.strerror}); give another {option}")
+
+
 def _exported(
-    model: Path, form: Form, target: Path, recordings: "Manifest | None", bits: Literal[8, 32]
+    model: Path,
+    form: Form,
+    target: Path,
+    recordings: "Manifest | None",
+    bits: Literal[8, 32],
+    licence: str,
 ) -> "tuple[list[Path], Parity | None]":
     """The files written, and how far they are from the model; None where they are the model."""
-    from vagitus.export import FLOAT_LIMITS, INT8_LIMITS, export_onnx, quantise, write_noise
+    from vagitus.export import export_onnx, quantise
     from vagitus.files import write_atomic
+    from vagitus.parity import FLOAT_LIMITS, INT8_LIMITS, write_noise
 
     if not model.is_file():
         raise FileNotFoundError(f"{model}: no such file; `vagitus train` or `study` writes a model")
@@ -163,6 +188,8 @@ def _exported(
     is_onnx = model.suffix == ".onnx"
     if is_onnx and form in (Form.ONNX, Form.C):
         raise ValueError(f"{model}: is exported already; --format {form} is made from its model.safetensors")
+    if is_onnx and form is Form.PAGE and licence:
+        raise ValueError(f"--licence with {model}: the page carries it as it is; give its model.safetensors")
     with tempfile.TemporaryDirectory(prefix="vagitus-") as name:
         folder = Path(name)
         parity, exported = None, model
@@ -170,7 +197,7 @@ def _exported(
             from vagitus.export_c import check_c_parity, export_c
 
             header = folder / target.name  # its name is in all names of the header
-            export_c(model, header, bits=bits)
+            export_c(model, header, bits=bits, licence=licence)
             parity = check_c_parity(
                 model, header, write_noise(model, folder) if recordings is None else recordings
             )
@@ -179,10 +206,10 @@ def _exported(
             return [target], parity
         if not is_onnx:
             exported = target if form is Form.ONNX else folder / "model.onnx"
-            parity = export_onnx(model, exported, recordings=recordings)
+            parity = export_onnx(model, exported, recordings=recordings, licence=licence)
         if form is Form.INT8:
             assert recordings is not None
-            parity = quantise(exported, recordings, target, limits=INT8_LIMITS)
+            parity = quantise(exported, recordings, target, limits=INT8_LIMITS, licence=licence)
         if form is Form.PAGE:
             from vagitus.serve import export_page
 
@@ -193,6 +220,10 @@ def _exported(
 def _recordings(data: str | None, corpus: str, task: str, root: Path | None) -> "Manifest | None":
     if data and corpus:
         raise ValueError(f"give a manifest ({data}) or --corpus {corpus}, not both")
+    if task and not corpus:
+        raise ValueError(f"--task {task}: is of a corpus; give --corpus NAME, or leave it out")
+    if root is not None and not (data or corpus):
+        raise ValueError(f"--root {root}: no recordings are named; give a manifest or --corpus NAME")
     if corpus:
         from vagitus.corpora import load_corpus
 
@@ -218,7 +249,11 @@ def predict(
         bool, typer.Option("--csv", help="Print CSV on standard output and nothing else.")
     ] = False,
     per: Annotated[
-        Per, typer.Option("--per", help="A row for every recording or every window.")
+        Per,
+        typer.Option(
+            "--per",
+            help="A row for every recording, event (windows in a row that reach the threshold) or window.",
+        ),
     ] = Per.RECORDING,
     plot: Annotated[
         Path | None,
@@ -231,7 +266,7 @@ def predict(
     ] = None,
 ) -> int:
     """Score recordings. Status 1 if some cannot be read, 2 if none can."""
-    from vagitus.predict import Predictor, find_recordings, plot_prediction, to_csv, to_json, to_windows_csv
+    from vagitus.predict import Predictor, find_recordings, plot_prediction, to_csv, to_json, to_stretches_csv
 
     if as_json and as_csv:
         raise ValueError("--json or --csv, not both")
@@ -241,7 +276,13 @@ def predict(
         raise ValueError(f"--plot shows one recording, {len(paths)} were given; name one")
     found: list[Prediction] = []
     for path in paths:
-        found.append(predictor.predict(path) if plot is None else plot_prediction(predictor, path, plot))
+        if plot is None:
+            found.append(predictor.predict(path))
+        else:
+            try:
+                found.append(plot_prediction(predictor, path, plot))
+            except OSError as error:
+                raise _unwritten(plot, "--plot", error) from error
         if found[-1].reason and math.isnan(found[-1].duration_s):
             if len(paths) > 1:
                 print(f"cannot be read: {found[-1].reason}", file=sys.stderr)
@@ -256,7 +297,10 @@ def predict(
     if as_json:
         print(to_json(found, predictor.notice))
     elif as_csv:
-        print(to_windows_csv(found) if per is Per.WINDOW else to_csv(found, predictor.class_names), end="")
+        table = to_csv(found, predictor.class_names)
+        if per is not Per.RECORDING:
+            table = to_stretches_csv(found, "event" if per is Per.EVENT else "window")
+        print(table, end="")
     print(predictor.notice, file=sys.stderr)
     return int(bool(unreadable))
 
@@ -270,9 +314,11 @@ def _lines(found: "Prediction", per: Per) -> Iterator[str]:
         "" if found.threshold is None else f" (from {found.threshold:.3f} on {list(found.probabilities)[-1]})"
     )
     yield f"{found.path}: {found.decision}, score {found.score:.3f}{held}"
-    if per is Per.WINDOW:
-        for window in found.windows:
-            yield f"  {window.start_s:.2f} to {window.end_s:.2f} s: {window.score:.3f}"
+    stretches = {Per.RECORDING: (), Per.EVENT: found.events, Per.WINDOW: found.windows}[per]
+    for stretch in stretches:
+        yield f"  {stretch.start_s:.2f} to {stretch.end_s:.2f} s: {stretch.score:.3f}"
+    if per is Per.EVENT and not stretches:
+        yield "  no event: no window reaches the threshold"
 
 
 # listen
@@ -301,8 +347,8 @@ def listen(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for every window, and one at the end.")
     ] = False,
-) -> None:
-    """Score sound as it comes, until it ends or Ctrl-C."""
+) -> int:
+    """Score sound as it comes, until it ends or Ctrl-C. Status 1 if nothing was scored or the microphone went away."""
     from vagitus.predict import Predictor
     from vagitus.stream import Listener, Microphone, PcmReader
 
@@ -315,7 +361,7 @@ def listen(
     predictor = Predictor(model)
     model_hz = predictor.model.sample_rate_hz
     microphone = None
-    rate_hz, name = rate or model_hz, "standard input"
+    rate_hz, name = model_hz if rate is None else rate, "standard input"
     if source is None:
         microphone = Microphone(int(device) if device.isdecimal() else device or None, model_hz)
         rate_hz, name = microphone.sample_rate_hz, microphone.name
@@ -346,6 +392,23 @@ def listen(
         _print_heard(heard, 0.0, as_json)
     n_stray = pieces.n_stray_bytes if isinstance(pieces, PcmReader) else 0
     _print_summary(summary, predictor.notice, n_stray, as_json)
+    if microphone is not None and microphone.unplugged:
+        print(f"vagitus: {name}: gives no more sound, so it ended here; plug it in again", file=sys.stderr)
+        return 1
+    if summary.prediction.reason and not summary.n_scored:
+        # A muted or denied microphone gives zeros, and no error.
+        silent = (
+            "the input is silent"
+            if summary.prediction.reason.startswith("silent")
+            else summary.prediction.reason
+        )
+        print(
+            f"vagitus: {name}: nothing was scored: {silent}; see that it is not muted, or choose another "
+            f"{'--device' if microphone else 'input'}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
 
 
 def _heard(listener: "Listener", pieces: "Iterable[Piece]") -> "Iterator[tuple[Heard, float]]":

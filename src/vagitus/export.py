@@ -6,7 +6,7 @@ One graph, from samples to the logits of one window, for a phone, a browser, a l
               recording and ``context_samples`` more on both sides, so n_samples = (n - 1) * hop + 2 * context.
               Beyond the recording's ends they are zero.
     mean, std (batch, n_rows) float32: of the recording's features before normalisation; each is an input only
-              if the model normalises by it
+              if the model normalises by it. NaN leaves the network out, and the logits are NaN
     logits    (batch, n_classes) of the first ``window_frames`` of the n frames, which are repeated if fewer
     stretch_mean, stretch_variance
               (batch, n_rows) of all n frames before normalisation; only if there is an input ``mean``
@@ -32,7 +32,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,10 +40,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus import calibration
-from vagitus.audio import MAX_RATE_HZ, MIN_RATE_HZ, AudioError, stream
+from vagitus.audio import MAX_RATE_HZ, MIN_RATE_HZ, stream
 from vagitus.files import atomic_path
-from vagitus.manifest import Manifest, build_manifest
-from vagitus.metrics import macro_auroc
+from vagitus.manifest import Manifest
+from vagitus.onnx_graph import drop_fillers, fold_transposed_weights, gate, quantisable, strip, ungate
+from vagitus.parity import (
+    FLOAT_LIMITS,
+    INT8_LIMITS,
+    Limits,
+    Parity,
+    Scorer,
+    compare,
+    encoded_labels,
+    first_parts,
+    noise_parts,
+)
 from vagitus.windows import window_starts
 
 if TYPE_CHECKING:
@@ -67,69 +77,14 @@ CALIBRATION_WINDOWS = 200  # at most, spread evenly over the recordings
 MAX_MODEL_BYTES = (1 << 31) - 1  # of a protobuf message, and so of an ONNX file without others beside it
 MAX_WINDOW_S = 600.0  # far beyond any model here; a damaged header could ask for any amount of memory
 MAX_ROWS = 4096  # of features, likewise
+MAX_LICENCE_CHARACTERS = 200
+LICENCE_NOT_STATED = "not stated; that of the recordings it was trained on may bind it"
 # TensorProto.external_data, a message with the key "location": weights in another file, which could be any file.
 EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 # An absolute path, its last part apart; not the slashes of an address, of "and/or" or of a relative path.
 ABSOLUTE_PATH = re.compile(
     r"""(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s"'/\\=,;]+[/\\])*([^\s"'/\\=,;]+)[/\\]?"""
 )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far an exported model may be from the one it was made of.
-
-    Attributes:
-        difference: of a recording's calibrated probability, the largest.
-        changed_share: of recordings decided otherwise.
-        metric_loss: fall of the (macro) AUROC; not judged where that is undefined.
-    """
-
-    difference: float
-    changed_share: float
-    metric_loss: float
-
-
-# Rounding of float32 alone; a decision can only change where a score is that near its threshold.
-FLOAT_LIMITS = Limits(difference=1e-4, changed_share=0.01, metric_loss=0.001)
-INT8_LIMITS = Limits(difference=0.1, changed_share=0.05, metric_loss=0.02)
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Two forms of one model on the same recordings.
-
-    Attributes:
-        max_difference: largest absolute difference of a recording's calibrated probability of a class.
-        n_changed: recordings decided otherwise.
-        n_recordings: compared; those that cannot be read are not.
-        metric_before, metric_after: (macro) AUROC; NaN without labels of every class.
-    """
-
-    max_difference: float
-    n_changed: int
-    n_recordings: int
-    metric_before: float
-    metric_after: float
-
-    def refuse(self, limits: Limits) -> None:
-        """Raise ParityError, naming what is beyond ``limits``."""
-        loss = self.metric_before - self.metric_after
-        wrong = []
-        if not self.max_difference <= limits.difference:
-            wrong.append(f"a probability differs by {self.max_difference:.2g}, at most {limits.difference:g}")
-        if self.n_changed > limits.changed_share * self.n_recordings:
-            wrong.append(
-                f"{self.n_changed} of {self.n_recordings} decisions change, at most {limits.changed_share:.0%}"
-            )
-        if loss > limits.metric_loss:
-            wrong.append(f"the AUROC falls by {loss:.3f}, at most {limits.metric_loss:g}")
-        if wrong:
-            raise ParityError(f"not written: {'; '.join(wrong)}; keep the model it was made of")
-
-
-class ParityError(ValueError):
-    """What was exported scores otherwise than what it was made of."""
 
 
 class WindowScores(NamedTuple):
@@ -195,10 +150,11 @@ class OnnxModel:
             raise ValueError(
                 f"{path}: not an ONNX model that can be run ({reason}); export it again"
             ) from None
-        # Statistics are fetched without running the network behind them.
-        self._only_fetched = onnxruntime.RunOptions()
-        self._only_fetched.only_execute_path_to_fetches = True
-        self.header = _read_header(path, self._session.get_modelmeta().custom_metadata_map)
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError:
+            metadata = {}
+        self.header = _read_header(path, metadata)
         self.path = path
         self.class_names: tuple[str, ...] = tuple(self.header["class_names"])
         self.threshold: float | None = self.header["threshold"]
@@ -278,8 +234,8 @@ class OnnxModel:
         if not self.needs_statistics:
             raise ValueError(f"{self.path}: normalises by no statistics; ask needs_statistics first")
         n_frames = (len(waveform) - 2 * self.context_samples) // self.hop_samples + 1
-        # What the network takes has no part in them, but a graph wants all its inputs.
-        nothing = {name: np.ones((1, self.header["n_rows"]), np.float32) for name in self._inputs[1:]}
+        # A graph wants all its inputs. With NaN for what only the network takes, the network is left out (``gate``).
+        nothing = {name: np.full((1, self.header["n_rows"]), np.nan, np.float32) for name in self._inputs[1:]}
         mean, variance = self._execute(OUTPUTS[1:], {"waveform": waveform[None], **nothing}, statistics=True)
         return Moments(n_frames, mean[0].astype(np.float64), variance[0].astype(np.float64))
 
@@ -300,9 +256,7 @@ class OnnxModel:
         self, outputs: Sequence[str], feeds: dict[str, Float32], *, statistics: bool = False
     ) -> list[Float32]:
         try:
-            found: list[Float32] = self._session.run(
-                outputs, feeds, self._only_fetched if statistics else None
-            )
+            found: list[Float32] = self._session.run(outputs, feeds)
         except Exception as error:  # as above
             reason = " ".join(str(error).split())[:120]
             raise ValueError(f"{self.path}: its graph cannot be run ({reason}); export it again") from None
@@ -368,6 +322,7 @@ def export_onnx(
     *,
     recordings: Manifest | None = None,
     limits: Limits = FLOAT_LIMITS,
+    licence: str = "",
 ) -> Parity:
     """Write a model file's twin in ONNX, and only if it scores as the model does.
 
@@ -377,29 +332,34 @@ def export_onnx(
         model_path: what ``checkpoint.save_model`` wrote, compressed or not.
         recordings: to compare the two on; without them, on noise shorter, as long and longer than a window.
         limits: beyond which the file is refused.
+        licence: as ``licence_line``.
 
     Returns:
         The comparison.
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: not a model, no recording can be read, or the two differ beyond ``limits``; ``out_path``
-            then stays as it was.
+        ValueError: not a model, a licence of several lines, no recording can be read, or the two differ beyond
+            ``limits``; ``out_path`` then stays as it was.
         ImportError: onnx or onnxscript are missing.
         OSError: ``out_path`` cannot be written.
     """
     from vagitus.checkpoint import load_model
 
     model, card = load_model(Path(model_path))
+    header = _header(card, licence_line(card.provenance.get("licence"), licence))
     exported = _graph(model, card)
-    _strip(exported)
+    strip(exported)
+    drop_fillers(exported)
+    gate(exported)
     exported.metadata_props.add(
-        key=METADATA_KEY, value=json.dumps(_header(card), sort_keys=True, ensure_ascii=False)
+        key=METADATA_KEY, value=json.dumps(header, sort_keys=True, ensure_ascii=False)
     )
     with atomic_path(Path(out_path)) as temporary:
         temporary.write_bytes(exported.SerializeToString())
         if recordings is None:
-            parity = _compare(_as_evaluate(model, card), OnnxModel(temporary), _noise(card), None)
+            twin = OnnxModel(temporary)
+            parity = compare(_as_evaluate(model, card), _as_predict(twin), twin, noise_parts(card), None)
         else:
             parity = check_parity(model_path, temporary, recordings)
         parity.refuse(limits)
@@ -416,7 +376,9 @@ def check_parity(model_path: Path | str, onnx_path: Path | str, recordings: Mani
     from vagitus.checkpoint import load_model
 
     reference, twin = _as_evaluate(*load_model(Path(model_path))), OnnxModel(onnx_path)
-    return _compare(reference, twin, _read(recordings, twin.sample_rate_hz), _labels(recordings, twin))
+    labels = encoded_labels(recordings, twin.class_names)
+    parts = first_parts(recordings, twin.sample_rate_hz)
+    return compare(reference, _as_predict(twin), twin, parts, labels)
 
 
 def quantise(
@@ -425,6 +387,7 @@ def quantise(
     out_path: Path | str,
     *,
     limits: Limits = INT8_LIMITS,
+    licence: str = "",
 ) -> Parity:
     """Write a model.onnx with 8-bit weights and activations, and only if it scores nearly as before.
 
@@ -437,6 +400,7 @@ def quantise(
         onnx_path: what ``export_onnx`` wrote.
         recordings: to measure ranges on and to compare on; training recordings serve.
         limits: beyond which the file is refused.
+        licence: as ``licence_line``; by default that of the float file.
 
     Returns:
         The comparison of the two ONNX files.
@@ -455,10 +419,16 @@ def quantise(
         raise ValueError(
             f"{onnx_path}: its numbers are {before.header['numbers']} already; quantise the float file"
         )
+    header = before.header | {
+        "numbers": "int8",
+        "licence": licence_line(before.header.get("licence"), licence),
+    }
     model = onnx.load_model_from_string(Path(onnx_path).read_bytes())
     del model.graph.value_info[:]  # shapes left by the exporter contradict those that are inferred
-    _fold_transposed_weights(model)
-    names = _quantisable(model, Path(onnx_path))
+    ungate(model)
+    drop_fillers(model)  # of files that an earlier version wrote
+    fold_transposed_weights(model)
+    names = quantisable(model, Path(onnx_path))
     feeds = list(_calibration_feeds(before, recordings))
     if not feeds:
         raise ValueError(f"{recordings.source}: no recording can be read to measure ranges on; give others")
@@ -471,30 +441,29 @@ def quantise(
             return next(self.feeds, None)
 
     with atomic_path(Path(out_path)) as temporary:
-        quantize_static(
-            model,
-            temporary,
-            Windows(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=names,
-        )
+        with _quiet():
+            quantize_static(
+                model,
+                temporary,
+                Windows(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=names,
+            )
         small = onnx.load_model_from_string(temporary.read_bytes())
-        _strip(small)
+        strip(small)
+        gate(small)
         del small.metadata_props[:]
-        header = before.header | {"numbers": "int8"}
         small.metadata_props.add(
             key=METADATA_KEY, value=json.dumps(header, sort_keys=True, ensure_ascii=False)
         )
         temporary.write_bytes(small.SerializeToString())
-        parity = _compare(
-            lambda blocks, n_samples: before.score(blocks, n_samples).pooled,
-            OnnxModel(temporary),
-            _read(recordings, before.sample_rate_hz),
-            _labels(recordings, before),
-        )
+        after = OnnxModel(temporary)
+        labels = encoded_labels(recordings, before.class_names)
+        parts = first_parts(recordings, before.sample_rate_hz)
+        parity = compare(_as_predict(before), _as_predict(after), after, parts, labels)
         parity.refuse(limits)
     return parity
 
@@ -502,7 +471,20 @@ def quantise(
 # What stands in the file.
 
 
-def _header(card: "ModelCard") -> dict[str, Any]:
+def licence_line(recorded: object, given: str = "") -> str:
+    """The licence that an exported model carries: ``given``, else what its card records, else that none is stated.
+
+    Raises:
+        ValueError: more than a line of ``MAX_LICENCE_CHARACTERS``.
+    """
+    if len(given) > MAX_LICENCE_CHARACTERS or not given.isprintable():
+        raise ValueError(
+            f"licence {given[:30]!r}: give its name or address, one line of up to {MAX_LICENCE_CHARACTERS} characters"
+        )
+    return given.strip() or str(recorded or LICENCE_NOT_STATED)
+
+
+def _header(card: "ModelCard", licence: str) -> dict[str, Any]:
     from vagitus.audit import SILENT_DBFS
     from vagitus.checkpoint import RESEARCH_ONLY
 
@@ -512,6 +494,7 @@ def _header(card: "ModelCard") -> dict[str, Any]:
     return {
         "format": FORMAT,
         "notice": RESEARCH_ONLY,
+        "licence": licence,
         "numbers": "float32",
         "class_names": list(card.class_names),
         "positive": card.positive,
@@ -586,6 +569,7 @@ def _number(value: Any, low: float, high: float) -> bool:
 # What a header must say before anything is computed from it: (test of the value and the header, rule).
 HEADER_RULES: dict[str, tuple[Callable[[Any, dict[str, Any]], bool], str]] = {
     "notice": (lambda v, _: isinstance(v, str) and v != "", "a sentence"),
+    "licence": (lambda v, _: v is None or isinstance(v, str), "text, or absent"),  # as in earlier files
     "numbers": (lambda v, _: v in ("float32", "int8"), "float32 or int8"),
     "class_names": (
         lambda v, _: (
@@ -637,41 +621,6 @@ def _without_paths(value: Any) -> Any:
     return ABSOLUTE_PATH.sub(r"\1", value) if isinstance(value, str) else value
 
 
-def _strip(model: Any) -> None:
-    """Take out what nothing reads: stack traces with paths of this machine, shapes, repetitions, long names."""
-    graph = model.graph
-    model.doc_string = graph.doc_string = ""
-    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    kept = {value.name for value in (*graph.initializer, *graph.input, *graph.output)}
-    short: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], Any] = {}
-    nodes: list[Any] = []
-    for node in graph.node:
-        node.input[:] = [short.get(name, name) for name in node.input]
-        outputs = [name for name in node.output if name not in kept]
-        if len(outputs) == len(node.output):
-            if node.op_type == "Identity" or (node.op_type == "Concat" and len(node.input) == 1):
-                short[node.output[0]] = node.input[0]
-                continue
-            # The exporter writes the same number and the same shape again for every use.
-            attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
-            twin = seen.setdefault((node.op_type, node.domain, *node.input, *attributes), node)
-            if twin is not node:
-                short.update(zip(node.output, twin.output, strict=True))
-                continue
-        for name in filter(None, outputs):
-            short[name] = f"v{len(short)}"
-        node.output[:] = [short.get(name, name) for name in node.output]
-        node.name = ""
-        nodes.append(node)
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
 # The graph.
 
 
@@ -708,11 +657,13 @@ def _graph(model: "nn.Module", card: "ModelCard") -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch's exporter says of its own insides; whether the graph is right is measured."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")
-    ]
+    """Keep back what exporter and quantiser say of their insides; whether the graph is right is measured."""
+    # The quantiser speaks as the root, which would make itself a handler for that, for good.
+    names = ("", "torch.onnx", "torch.onnx._internal.exporter._registration")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
+    nowhere = logging.NullHandler()
+    loggers[0].addHandler(nowhere)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -720,6 +671,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        loggers[0].removeHandler(nowhere)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -770,68 +722,16 @@ def _waveform_network(model: "nn.Module", card: "ModelCard") -> "nn.Module":
 # Quantisation.
 
 
-def _fold_transposed_weights(model: Any) -> None:
-    """Store a weight as the product takes it, where the graph transposes it first."""
-    from onnx import numpy_helper
-
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    for node in list(graph.node):
-        if node.op_type != "Transpose" or node.input[0] not in stored:
-            continue
-        order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
-        turned = np.ascontiguousarray(numpy_helper.to_array(stored[node.input[0]]).transpose(order))
-        graph.initializer.append(numpy_helper.from_array(turned, f"{node.input[0]}.{node.output[0]}"))
-        for user in graph.node:
-            user.input[:] = [
-                graph.initializer[-1].name if name == node.output[0] else name for name in user.input
-            ]
-        graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
-
-
-def _quantisable(model: Any, path: Path) -> list[str]:
-    """Names of the nodes that multiply something heard by a weight of the network, but for the first.
-
-    The first reads the features, whose rows differ in spread fifty-fold in an MFCC: one scale for all of
-    them would leave the small ones a few of the 256 steps.
-    """
-    weights = {
-        tensor.name: math.prod(tensor.dims)
-        for tensor in model.graph.initializer
-        if tensor.name.startswith("network.") and len(tensor.dims) > 1
-    }
-    for position, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}{position}"  # the quantiser goes by names
-    heard, names, n_quantised = {value.name for value in model.graph.input}, [], 0
-    for node in model.graph.node:
-        if not heard & set(node.input):
-            continue
-        heard |= set(node.output)
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
-            names.append(node.name)
-            n_quantised += weights[node.input[1]]
-    names = names[1:]
-    if 2 * n_quantised < sum(weights.values()):
-        raise ValueError(
-            f"{path}: {n_quantised} of {sum(weights.values())} weights are in convolutions and linear layers, the "
-            "others would stay float; keep the float file, or compress the model before its export"
-        )
-    return names
-
-
 def _calibration_feeds(model: OnnxModel, recordings: Manifest) -> Iterator[dict[str, Float32]]:
     """Windows spread over the recordings, as many from each as the limit leaves it."""
     most = max(1, CALIBRATION_WINDOWS // max(len(recordings), 1))
     rows = np.unique(np.linspace(0, len(recordings) - 1, CALIBRATION_WINDOWS).astype(int))
-    for _, blocks in _read(recordings.select(rows), model.sample_rate_hz):
-        n_samples = sum(map(len, blocks()))
-        if n_samples < model.least_samples:
+    for part in first_parts(recordings.select(rows), model.sample_rate_hz):
+        samples = part.samples
+        if len(samples) < model.least_samples:
             continue
-        chosen = set(np.linspace(0, len(model.starts(n_samples)) - 1, most).astype(int).tolist())
-        for position, feed in enumerate(model.window_feeds(blocks, n_samples)):
+        chosen = set(np.linspace(0, len(model.starts(len(samples))) - 1, most).astype(int).tolist())
+        for position, feed in enumerate(model.window_feeds(lambda own=samples: [own], len(samples))):  # type: ignore[misc]
             if position in chosen:
                 yield feed
 
@@ -839,47 +739,22 @@ def _calibration_feeds(model: OnnxModel, recordings: Manifest) -> Iterator[dict[
 # The comparison.
 
 
-def _as_evaluate(model: "nn.Module", card: "ModelCard") -> Callable[[Blocks, int], Float64]:
-    """Logits (n_classes,) of a recording, through the features and the windows of ``evaluate``."""
-    from vagitus.features import featurise_stream
+def _as_evaluate(model: "nn.Module", card: "ModelCard") -> Scorer:
+    """Through the features and the windows of ``evaluate``."""
+    from vagitus.features import featurise
     from vagitus.training import score_recordings
 
-    def score(blocks: Blocks, n_samples: int) -> Float64:
-        features = featurise_stream(blocks(), card.features)
-        logits = score_recordings(model, [features], window_frames=_window_frames(card))
-        return np.asarray(logits[0], np.float64)
+    def score(samples: Float32) -> Float64:
+        features = featurise(samples, card.features)
+        return np.asarray(
+            score_recordings(model, [features], window_frames=_window_frames(card))[0], np.float64
+        )
 
     return score
 
 
-def _compare(
-    before: Callable[[Blocks, int], Float64],
-    after: OnnxModel,
-    recordings: Iterable[tuple[int, Blocks]],
-    labels: NDArray[np.int64] | None,
-) -> Parity:
-    rows, logits = [], []
-    for row, blocks in recordings:
-        n_samples = sum(map(len, blocks()))
-        if n_samples >= after.least_samples:
-            rows.append(row)
-            logits.append((before(blocks, n_samples), after.score(blocks, n_samples).pooled))
-    if not rows:
-        raise ValueError("no recording can be read, so that nothing can be compared; give others")
-    z = np.array(logits).transpose(1, 0, 2)  # (before or after, n_recordings, n_classes)
-    # One calibration and threshold, those of the file, for both: the network is what may differ.
-    p = [after.probabilities(own) for own in z]
-    decided = [after.decisions(own, of) for own, of in zip(z, p, strict=True)]
-    metric = [math.nan, math.nan]
-    if labels is not None and (known := labels[rows] >= 0).any():
-        metric = [macro_auroc(labels[rows][known], own[known]) for own in p]
-    return Parity(
-        max_difference=float(np.abs(p[0] - p[1]).max()),
-        n_changed=int((decided[0] != decided[1]).sum()),
-        n_recordings=len(rows),
-        metric_before=metric[0],
-        metric_after=metric[1],
-    )
+def _as_predict(model: OnnxModel) -> Scorer:
+    return lambda samples: model.score(lambda: [samples], len(samples)).pooled
 
 
 def _decide(logits: NDArray[Any], probabilities: Float64, threshold: float | None) -> NDArray[np.int64]:
@@ -888,54 +763,3 @@ def _decide(logits: NDArray[Any], probabilities: Float64, threshold: float | Non
     if threshold is None:
         return np.asarray(logits.argmax(axis=1), dtype=np.int64)
     return calibration.decide(probabilities, threshold)
-
-
-def _read(recordings: Manifest, sample_rate_hz: int) -> Iterator[tuple[int, Blocks]]:
-    """(row, samples) of the recordings that can be read."""
-    for row in range(len(recordings)):
-        start_s, end_s = recordings.stretch(row)
-        try:
-            blocks = recording_blocks(recordings.file(row), sample_rate_hz, start_s=start_s, end_s=end_s)
-        except AudioError:
-            continue
-        yield row, blocks
-
-
-def _labels(recordings: Manifest, model: OnnxModel) -> NDArray[np.int64]:
-    """(n,) class, -1 for a blank label."""
-    labels = np.full(len(recordings), -1, np.int64)
-    known = recordings.label != ""
-    if known.any():
-        labels[known] = recordings.select(np.flatnonzero(known)).encode_labels(model.class_names)
-    return labels
-
-
-def write_noise(model_path: Path | str, folder: Path) -> Manifest:
-    """Files of the noise that ``export_onnx`` compares on, for whoever compares on files.
-
-    Raises:
-        FileNotFoundError, ValueError: not a model.
-    """
-    import soundfile
-
-    from vagitus.checkpoint import load_model
-
-    _, card = load_model(Path(model_path))
-    rows = []
-    for row, blocks in _noise(card):
-        (samples,) = blocks()
-        name = f"noise-{row}.wav"
-        soundfile.write(folder / name, samples, card.features.sample_rate_hz, subtype="FLOAT")
-        rows.append({"path": name, "subject": name})
-    return build_manifest(rows, folder, "noise")
-
-
-def _noise(card: "ModelCard") -> Iterator[tuple[int, Blocks]]:
-    """Noise that swells, shorter than a window, as long, and longer by no whole number of hops."""
-    rng = np.random.default_rng(0)
-    window = round(card.window_s * card.features.sample_rate_hz)
-    for row, share in enumerate((0.4, 1.0, 2.63)):
-        n_samples = max(round(share * window), card.features.window_samples)
-        swell = np.geomspace(0.01, 0.3, n_samples)
-        samples = (swell * rng.standard_normal(n_samples).clip(-3, 3)).astype(np.float32)
-        yield row, lambda samples=samples: [samples]  # type: ignore[misc]

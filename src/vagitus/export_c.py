@@ -37,19 +37,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus import calibration
-from vagitus.audio import AudioError
-from vagitus.export import Parity, recording_blocks
+from vagitus.export import licence_line
 from vagitus.features import (
     LEVEL_REFERENCE,
     STD_FLOOR,
     FeatureConfig,
-    _band_edges_hz,
+    band_edges_hz,
     featurise,
     hann_window,
 )
 from vagitus.files import write_atomic
 from vagitus.manifest import Manifest
 from vagitus.metrics import macro_auroc
+from vagitus.parity import Parity, encoded_labels, first_parts, nothing_compared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,8 @@ COMPILERS = ("cc", "gcc", "clang")
 COMPILE_LIMIT_S = 600
 WEIGHT_ERROR = 1e-6  # of a printed weight, as a share of the largest of its array; int8's is 4e-3
 LINE_CHARACTERS = 116
-OK, SILENT = 0, 2  # statuses of a clip in C
+OK = 0  # status of a clip in C
+ABSTAINED = {1: "too short for a frame", 2: "silent", 3: "not finite"}  # the other statuses
 
 
 class CHeader(NamedTuple):
@@ -94,7 +95,7 @@ def export_c(
         out_path: the header; its name gives the prefix of all names in it.
         bits: of a stored weight: 32, or 8 with a scale for every row. Biases, batch norm and the front end's tables
             stay float32.
-        licence: of the model, for the comment at the top; by default what the model's card says.
+        licence: of the model, for the comment at the top, as ``export.licence_line``.
 
     Returns:
         The sizes of what was written.
@@ -114,12 +115,13 @@ def export_c(
             f"{model_path}: a C header holds {', '.join(SUPPORTED)}, this is a {card.model}; train one of those, "
             "or export it as ONNX"
         )
+    stated = licence_line(card.provenance.get("licence"), licence)
     prefix = _prefix(Path(out_path))
     source = _Source(prefix, bits)
     _write_frontend(source, card.features)
     _write_network(source, model, card)
     _write_score(source, card)
-    text = _assembled(source, card, Path(out_path).name, licence or _licence(card))
+    text = _assembled(source, card, Path(out_path).name, stated)
     write_atomic(Path(out_path), text)
     return CHeader(prefix, len(text), source.constant_bytes, source.state_bytes)
 
@@ -153,32 +155,26 @@ def check_c_parity(
     from vagitus.training import score_recordings
 
     model, card = load_model(Path(model_path))
-    labels = np.full(len(recordings), -1, np.int64)
-    named = np.flatnonzero(recordings.label != "")
-    if len(named):
-        labels[named] = recordings.select(named).encode_labels(card.class_names)
+    labels = encoded_labels(recordings, card.class_names)
     rows: list[int] = []
     logits: list[Float32] = []
     found: list[Any] = []
+    skipped: list[str] = []
     with compiled(Path(header_path), card, compiler_flags) as program:
-        for row in range(len(recordings)):
-            start_s, end_s = recordings.stretch(row)
-            try:
-                blocks = recording_blocks(
-                    recordings.file(row), card.features.sample_rate_hz, start_s=start_s, end_s=end_s
-                )
-            except AudioError:
+        for part in first_parts(recordings, card.features.sample_rate_hz):
+            if part.reason:
+                skipped.append(part.reason)
                 continue
-            samples = np.concatenate([np.empty(0, np.float32), *blocks()]).astype(np.float32)
-            result = program.classify(samples)
+            result = program.classify(part.samples)
             if result["status"] != OK:
+                skipped.append(f"{part.name}: {ABSTAINED[int(result['status'])]}; leave it out")
                 continue
-            features = featurise(samples, card.features)
-            rows.append(row)
+            features = featurise(part.samples, card.features)
+            rows.append(part.row)
             logits.append(score_recordings(model, [features], window_frames=_window_frames(card))[0])
             found.append(result)
     if not rows:
-        raise ValueError(f"{recordings.source}: no recording can be read and is loud enough; give others")
+        raise ValueError(nothing_compared(skipped))
     z = np.array(logits, np.float64)
     before = _calibrator(card).apply(z)
     after = np.array([result["probability"] for result in found], np.float64)
@@ -194,6 +190,7 @@ def check_c_parity(
         n_recordings=len(rows),
         metric_before=metric[0],
         metric_after=metric[1],
+        skipped=tuple(skipped),
     )
 
 
@@ -203,12 +200,6 @@ def _window_frames(card: "ModelCard") -> int:
 
 def _calibrator(card: "ModelCard") -> calibration.Calibrator:
     return calibration.from_dict(card.calibration) if card.calibration else calibration.Identity()
-
-
-def _licence(card: "ModelCard") -> str:
-    return str(
-        card.provenance.get("licence") or "not stated; that of the recordings it was trained on may bind it"
-    )
 
 
 def _prefix(path: Path) -> str:
@@ -340,7 +331,7 @@ def _write_frontend(source: _Source, config: FeatureConfig) -> None:
     resolution = n_fft if n_fft % 4 == 0 else 2 * n_fft  # a quarter of a turn must be whole steps
     quarter = np.arange(resolution // 4 + 1)
     factors = _prime_factors(half)
-    edges_hz = _band_edges_hz(config, config.n_bands)
+    edges_hz = band_edges_hz(config, config.n_bands)
     f_hz = np.arange(half + 1) * config.sample_rate_hz / n_fft
     interval = np.searchsorted(edges_hz, f_hz, side="right") - 1  # between which edges a bin lies
     heard = np.flatnonzero((interval >= 0) & (interval <= config.n_bands))

@@ -212,7 +212,7 @@ class FeatureConfig(BaseModel):
             n_fft *= 2
         if n_fft <= MAX_N_FFT:
             ways.append(f"n_fft >= {n_fft}")
-        low_hz, _, high_hz = _band_edges_hz(self, self.n_bands)[empty : empty + 3]
+        low_hz, _, high_hz = band_edges_hz(self, self.n_bands)[empty : empty + 3]
         raise ValueError(
             f"band {empty} ({low_hz:.1f} to {high_hz:.1f} Hz) holds no FFT bin, bins being "
             f"{self.sample_rate_hz / self.n_fft:.1f} Hz apart; "
@@ -234,14 +234,14 @@ def _mel_to_hz(mel: NDArray[np.float64], scale: str) -> NDArray[np.float64]:
     return np.where(mel < 15.0, mel * 200.0 / 3.0, above)
 
 
-def _band_edges_hz(config: FeatureConfig, n_bands: int) -> NDArray[np.float64]:
-    """(n_bands + 2,): band b rises from edge b to b + 1 and falls to b + 2."""
+def band_edges_hz(config: FeatureConfig, n_bands: int) -> NDArray[np.float64]:
+    """(n_bands + 2,) in Hz, equally spaced in mel: band b rises from edge b to b + 1 and falls to b + 2."""
     low, high = (_hz_to_mel(f_hz, config.mel_scale) for f_hz in (config.f_min_hz, config.f_max_hz))
     return _mel_to_hz(np.linspace(low, high, n_bands + 2), config.mel_scale)
 
 
 def _first_empty_band(config: FeatureConfig, n_bands: int, n_fft: int) -> int | None:
-    edges_hz = _band_edges_hz(config, n_bands)
+    edges_hz = band_edges_hz(config, n_bands)
     # A bin at an edge has weight zero: the bin after the lower edge must lie below the upper one.
     next_bin = np.floor(edges_hz[:-2] * n_fft / config.sample_rate_hz) + 1
     empty = np.flatnonzero(next_bin * config.sample_rate_hz / n_fft >= edges_hz[2:])
@@ -259,7 +259,7 @@ def mel_filterbank(config: FeatureConfig) -> Float32:
     Returns:
         (n_bands, n_fft // 2 + 1) float32, as ``librosa.filters.mel`` with ``norm="slaney"``.
     """
-    edges_hz = _band_edges_hz(config, config.n_bands)[:, None]
+    edges_hz = band_edges_hz(config, config.n_bands)[:, None]
     f_hz = np.arange(config.n_fft // 2 + 1) * config.sample_rate_hz / config.n_fft
     rising = (f_hz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     falling = (edges_hz[2:] - f_hz) / (edges_hz[2:] - edges_hz[1:-1])

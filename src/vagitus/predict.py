@@ -3,6 +3,8 @@
 Conventions
     score      calibrated probability: of the positive class where there are two, else of the decided class; of a
                recording, it is what ``evaluate`` computes. NaN where the model abstains
+    event      windows in a row whose score reaches the threshold (0.5 where there is none), from the beginning of the
+               first to the end of the last; its score is the highest of theirs
     windows    the same of every window. Calibration was fitted on whole recordings, so these say where in a
                recording a score comes from and no more
     abstains   a prediction with a ``reason`` and no score: nothing is guessed for a recording that cannot be read,
@@ -21,7 +23,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +71,21 @@ class Prediction:
     duration_s: float
     windows: tuple[Window, ...]
     reason: str = ""
+
+    @property
+    def events(self) -> tuple[Window, ...]:
+        """Where the score of a class comes to its threshold, see the module; in order of time."""
+        least = 0.5 if self.threshold is None else self.threshold
+        found: list[Window] = []
+        follows = False
+        for window in self.windows:
+            reaches = window.score >= least
+            if reaches and follows:
+                found[-1] = Window(found[-1].start_s, window.end_s, max(found[-1].score, window.score))
+            elif reaches:
+                found.append(window)
+            follows = reaches
+        return tuple(found)
 
 
 class Predictor:
@@ -212,8 +229,10 @@ def find_recordings(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def to_json(predictions: Sequence[Prediction], notice: str) -> str:
-    """One JSON text: the notice and all predictions with their windows; unknown is null."""
-    rows = [without_nan(asdict(prediction)) for prediction in predictions]
+    """One JSON text: the notice and all predictions with their windows and events; unknown is null."""
+    rows = [
+        without_nan({**asdict(row), "events": [asdict(event) for event in row.events]}) for row in predictions
+    ]
     return json.dumps({"notice": notice, "predictions": rows}, ensure_ascii=False, allow_nan=False)
 
 
@@ -230,15 +249,16 @@ def to_csv(predictions: Sequence[Prediction], class_names: Sequence[str]) -> str
     return out.getvalue()
 
 
-def to_windows_csv(predictions: Sequence[Prediction]) -> str:
-    """One row per window, and one with the reason for a recording without any; unknown is blank."""
+def to_stretches_csv(predictions: Sequence[Prediction], kind: Literal["event", "window"]) -> str:
+    """One row per event or window, and one for a recording without any, with its reason; unknown is blank."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "start_s", "end_s", "score", "reason"])
     for row in predictions:
-        for window in row.windows:
-            writer.writerow([row.path, window.start_s, window.end_s, window.score, ""])
-        if not row.windows:
+        stretches = row.events if kind == "event" else row.windows
+        for stretch in stretches:
+            writer.writerow([row.path, stretch.start_s, stretch.end_s, stretch.score, ""])
+        if not stretches:
             writer.writerow([row.path, "", "", "", row.reason])
     return out.getvalue()
 

@@ -9,6 +9,7 @@ module those that depend on what was found.
 
 import base64
 import io
+import json
 import math
 from importlib.resources import files
 from pathlib import Path
@@ -54,6 +55,7 @@ from vagitus.outcome import (
     value_text,
 )
 from vagitus.plots import Plot
+from vagitus.shift import measure_shift, shift_section
 from vagitus.shortcuts import Probe
 from vagitus.statistics import Comparison, Interval, subject_bootstrap
 
@@ -146,6 +148,8 @@ def write_report(out: Path, dataset: Dataset, audit: Audit, *, with_audio: bool 
         ),
         sites=sites,
         site_plots=site_plots(study, sites),
+        shift=shift_between_sites(study, audit),
+        gains=gain_table(Path(out) / "results.jsonl"),
         folds=fold_rows(study),
         training=training_plots(study),
         sounds=sound_plots(study),
@@ -481,6 +485,78 @@ def site_table(study: Study) -> Line:
             }
         )
     return {"metric": METRICS[study.metric].title, "arms": arms, "rows": rows}
+
+
+def shift_between_sites(study: Study, audit: Audit) -> Line | None:
+    """What tells the sites apart, measured on the study's own log-mel; None for one site, or without such a table."""
+    dataset = study.dataset
+    table = dataset.tables.get("logmel")
+    if table is None or len(np.unique(dataset.manifest.site)) < 2:
+        return None
+    heard = {
+        name: values[audit.usable]
+        for name, values in audit.recordings.items()
+        if name in ("duration_s", "bandwidth_hz") and int(audit.usable.sum()) == len(dataset)
+    }
+    covariates = {
+        name: column
+        for name, column in dataset.manifest.covariates.items()
+        if 2 <= len(np.unique(column[column != ""])) <= MOST_CELLS
+    }
+    try:
+        found = measure_shift(
+            list(table),
+            table.config.frames_per_s,
+            dataset.manifest.site,
+            dataset.groups,
+            labels=dataset.labels,
+            class_names=dataset.class_names,
+            numbers=heard,
+            words=covariates,
+            seed=study.about["config"]["seed"],
+        )
+    except ValueError:  # a site is blank: there is nothing to tell apart
+        return None
+    return shift_section(found)
+
+
+def gain_table(results: Path) -> Line | None:
+    """What each method of adaptation gained over the sources' network and over its control; None without any."""
+    lines = [json.loads(text) for text in results.read_text(encoding="utf-8").splitlines() if text.strip()]
+    gains = [line for line in lines if line["kind"] == "gain"]
+    if not gains:
+        return None
+
+    def shown(value: float | None, sign: str = "") -> str:
+        return UNKNOWN if value is None else f"{value:{sign}.3f}"
+
+    rows = [
+        {
+            "method": line["arm"].partition(":")[2],
+            "baseline": line["baseline"].partition(":")[2],
+            "regime": line["regime"],
+            "metric": METRICS[line["metric"]].title,
+            "site": line["site"] or "mean",
+            "is_mean": not line["site"],
+            "source": f"{shown(line['source_before'])} → {shown(line['source_after'])}",
+            "target": f"{shown(line['target_before'])} → {shown(line['target_after'])}",
+            "gain": shown(line["gain"], "+"),
+            "interval": f"[{shown(line['low'], '+')}, {shown(line['high'], '+')}]",
+            "hurts": line["high"] is not None and line["high"] < 0,
+            "helps": line["low"] is not None and line["low"] > 0,
+        }
+        for line in gains
+    ]
+    return {
+        "means": [row for row in rows if row["is_mean"]],
+        "sites": [row for row in rows if not row["is_mean"]],
+        "unit": gains[0]["unit"],
+        "alarms": [
+            {"method": line["arm"].partition(":")[2], "site": line["site"], "text": line["text"]}
+            for line in lines
+            if line["kind"] == "alarm"
+        ],
+    }
 
 
 def fold_rows(study: Study) -> list[Line]:

@@ -15,6 +15,9 @@ temporary file. There is no log of requests.
     408  the upload took too long   421  a host name that is not this machine's
     429  too many from one client   503  as many as there are cores at once, or scoring took too long
 
+A connection on which no request begins, or of whose answer nothing is taken, ends after ``IDLE_S`` to twice that, and
+``MAX_CONNECTIONS`` are answered at once.
+
 Bound to loopback it needs no token, but the name it is called by must be a loopback's, or a web page could reach it
 through a name of its own (DNS rebinding). Bound to anything else it needs a token, for the page too: as
 ``Authorization: Bearer TOKEN``, or in a browser as the password, of any user. Without TLS in front of it a token
@@ -53,6 +56,7 @@ from vagitus.files import write_atomic
 from vagitus.predict import Prediction, Predictor, to_json
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI, Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,6 +64,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 MIN_TOKEN_CHARACTERS = 16
 MAX_CLIENTS = 10_000  # whose rate is remembered
 MAX_CONNECTIONS = 64
+IDLE_S = 10.0  # for the head of a request to come whole, and between two reads of an answer
 MAX_NAME_CHARACTERS = 200  # of an upload's file name
 
 # The page's own, in its <meta> too, for hosts that send no headers; frame-ancestors counts in a header only.
@@ -84,6 +89,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".onnx": "application/octet-stream",
+    ".png": "image/png",
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
     ".wasm": "application/wasm",
@@ -283,31 +289,63 @@ def serve(
             not ASCII, or a host or port that cannot be listened on.
         ImportError: fastapi, uvicorn or python-multipart are missing.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("serving needs uvicorn: pip install 'vagitus[serve]'") from error
-
     loopback = is_loopback(host)
     if token is None and not loopback:
         raise ValueError(f"host {host}: other machines could reach it, so it needs a token; give --token")
     shown = f"[{host}]" if ":" in host else host
     app = make_app(model_path, limits, token=token, hosts={*LOOPBACK_HOSTS, shown} if loopback else None)
+    server = make_server(app)
     listening = _listen(host, port)
     print(f"http://{shown}:{listening.getsockname()[1]}/  Ctrl-C stops it", flush=True)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,  # a client could name any address, and so escape its rate
-        server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=2,
-    )
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
+
+
+def make_server(app: "ASGIApp", *, idle_s: float = IDLE_S) -> "uvicorn.Server":
+    """The server that ``serve`` runs an application in; see the module for what it bounds.
+
+    Raises:
+        ImportError: uvicorn is missing.
+    """
+    try:
+        import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
+    except ImportError as error:
+        raise ImportError("serving needs uvicorn: pip install 'vagitus[serve]'") from error
+
+    class Connection(H11Protocol):
+        """uvicorn ends a connection that is idle after an answer, but not one that never asked, or stopped half-way."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+            super().connection_made(transport)
+            self._look(None)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._next_look.cancel()
+            super().connection_lost(exc)
+
+        def _look(self, before: object) -> None:
+            n_unsent = self.transport.get_write_buffer_size()
+            answering = self.cycle is not None and not self.cycle.response_complete and not n_unsent
+            now = (self.cycle, n_unsent)
+            if now == before and not answering:  # which the application bounds
+                self.transport.abort()
+            self._next_look = self.loop.call_later(idle_s, self._look, now)
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,  # a client could name any address, and so escape its rate
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+    )
 
 
 def is_loopback(host: str) -> bool:

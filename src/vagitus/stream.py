@@ -18,7 +18,9 @@ Two scores, as a listener does not know the end of the recording that it is in:
                however it was cut into pieces; of a longer input it is that on its last ``history_s``.
 
 What is lost stays in its place: a gap of known length, NaN and infinity become zeros, are counted, and named on
-every window that they fall in. Memory is that of the history, 4 bytes a sample at the model's rate, and of one
+every window that they fall in. A window of which more than ``MAX_LOST_SHARE`` is lost has no score and no part in
+statistics or "so far", and neither has one that a gap of unknown length falls in, on whose sides stand sounds that
+were never next to each other. Memory is that of the history, 4 bytes a sample at the model's rate, and of one
 window, however long one listens.
 
 Research use only, not a diagnosis.
@@ -36,7 +38,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vagitus.audio import INT16_SCALE, MAX_PEAK, MAX_RATE_HZ, MIN_RATE_HZ
+from vagitus.audio import (
+    HEAD_BYTES,
+    INT16_SCALE,
+    MAX_PEAK,
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
+    SYNCED,
+    announced,
+)
 from vagitus.export import Moments
 from vagitus.predict import Prediction, Predictor
 
@@ -45,9 +55,9 @@ Float64 = NDArray[np.float64]
 
 HISTORY_S = 60.0
 MAX_HISTORY_S = 3600.0  # 230 MB at 16 kHz, and seconds to score at the end
-READ_BYTES = (
-    1 << 14
-)  # at most at once: half a second of 16 kHz. A pipe gives what it has, so it adds no delay
+MAX_LOST_SHARE = 0.25  # of a window; our choice: the rest is still most of what the model hears at once
+# At most at once: half a second of 16 kHz. A pipe gives what it has, so it adds no delay.
+READ_BYTES = 1 << 14
 MICROPHONE_BLOCK_S = 0.05
 MICROPHONE_QUEUE_S = 10.0  # of sound that waits for the model; what comes on top of it is lost and counted
 MICROPHONE_SILENT_S = 5.0  # without a block: unplugged
@@ -55,19 +65,7 @@ LIVE_INSTALL = "pip install 'vagitus[live]'"
 PIPE_INSTEAD = "arecord -t raw -f S16_LE -r 16000 | vagitus listen MODEL.onnx - --rate 16000"
 LEAST_HEAD_BYTES = 64
 LEAST_TEXT = 12  # characters; silence is zeros, which no text holds
-# What begins so is a file with a header, whose bytes would be heard as noise; see audio._CONTAINERS.
-FILE_MARKS = (
-    b"RIFF",
-    b"RIFX",
-    b"RF64",
-    b"fLaC",
-    b"OggS",
-    b"FORM",
-    b"caff",
-    b".snd",
-    b"ID3",
-    b"\x1a\x45\xdf\xa3",
-)
+LEAST_SYNCS = 3  # of the same two bytes in HEAD_BYTES: frames of mp3 or AAC, of which the longest has 1441
 
 
 class Lost(NamedTuple):
@@ -84,9 +82,9 @@ class Heard(NamedTuple):
 
     start_s: float
     end_s: float
-    score: float  # NaN if it is silent
-    decision: str  # "" if it is silent
-    so_far: float  # NaN while all of the history is silent
+    score: float  # NaN if it is silent or lost
+    decision: str  # "" if it is silent or lost
+    so_far: float  # NaN while all of the history is silent or lost
     level_dbfs: float
     lost_s: float  # of the window
     reason: str  # why there is no score, "" if there is one
@@ -98,7 +96,8 @@ class Summary:
 
     Attributes:
         heard_s: from the first sample to the last, gaps included.
-        n_windows: scored or silent.
+        n_windows: scored, silent or lost.
+        n_scored: of them, with a score.
         lost_s, n_gaps: in all; a gap of unknown length is counted but has no seconds.
         from_s: where the history begins; ``prediction`` counts its times from there.
         prediction: of the history.
@@ -106,6 +105,7 @@ class Summary:
 
     heard_s: float
     n_windows: int
+    n_scored: int
     lost_s: float
     n_gaps: int
     from_s: float
@@ -116,8 +116,8 @@ class _Step(NamedTuple):
     """What is remembered of the frames that a window added."""
 
     n_frames: int
-    moments: Moments | None
-    logits: Float64  # of the window that ends with them
+    moments: Moments | None  # None where the model needs none, or they are lost
+    logits: Float64 | None  # of the window that ends with them; None where none does, or it is lost
     energy: float  # sum of squares of their samples
 
 
@@ -163,7 +163,8 @@ class Listener:
         self._n_resampled = 0
         self._steps: deque[_Step] = deque()
         self._lost: deque[tuple[float, float]] = deque()  # stretches in seconds, as far as windows still ask
-        self._n_heard = self._n_lost = self._n_gaps = self._n_windows = 0
+        self._seams_s: deque[float] = deque()  # gaps of unknown length, likewise
+        self._n_heard = self._n_lost = self._n_gaps = self._n_windows = self._n_scored = 0
         self._is_finished = False
 
     def hear(self, samples: NDArray[Any]) -> list[Heard]:
@@ -203,6 +204,8 @@ class Listener:
         if self._is_finished:
             raise ValueError("this listener has finished; make another")
         self._n_gaps += 1
+        if n_samples == 0:
+            self._seams_s.append(self._n_heard / self.sample_rate_hz)
         found = []
         # A second at a time: an hour at once would be memory.
         for n_done in range(0, n_samples, self.sample_rate_hz):
@@ -229,6 +232,7 @@ class Listener:
         summary = Summary(
             heard_s=self._n_heard / self.sample_rate_hz,
             n_windows=self._n_windows,
+            n_scored=self._n_scored,
             lost_s=self._n_lost / self.sample_rate_hz,
             n_gaps=self._n_gaps,
             from_s=(self._n_resampled - n_kept) / self._model_hz,
@@ -264,48 +268,60 @@ class Listener:
         """``waveform``: the samples of the next window with their context."""
         model = self.predictor.model
         first = self._n_windows * self._step
-        # Frames that no window before this one had: its last, from their first one's context on.
-        n_new = self._window if self._n_windows == 0 else self._step
-        new = waveform[(self._window - n_new) * self._hop :]
-        moments = model.moments(new) if model.needs_statistics else None
-        energy = self._energy(new, n_new)
-        while self._steps and sum(step.n_frames for step in self._steps) + n_new > self._history_frames:
-            self._steps.popleft()
-        known = [step.moments for step in self._steps if step.moments is not None]
-        pooled = Moments.pooled([*known, moments]) if moments is not None else None
-        logits = model.run([model.window_feed(waveform, pooled)])[0].astype(np.float64)
-        self._steps.append(_Step(n_new, moments, logits, energy))
-        self._n_windows += 1
-
-        silent_dbfs = model.header["silent_dbfs"]
-        level_dbfs = self._dbfs(self._energy(waveform, self._window), self._window)
-        decision, shown, p = self.predictor.judge(logits)
-        so_far = math.nan
-        n_frames = sum(step.n_frames for step in self._steps)
-        if self._dbfs(sum(step.energy for step in self._steps), n_frames) >= silent_dbfs:
-            _, shown_so_far, p_so_far = self.predictor.judge(np.mean([s.logits for s in self._steps], axis=0))
-            so_far = float(p_so_far[shown_so_far])
-        is_silent = level_dbfs < silent_dbfs
         start_s = first * self._hop / self._model_hz
         end_s = (first + self._window) * self._hop / self._model_hz
         while self._lost and self._lost[0][1] <= start_s:
             self._lost.popleft()
+        while self._seams_s and self._seams_s[0] <= start_s:
+            self._seams_s.popleft()
+        lost_s, reason = self._missing(start_s, end_s)
+        # Frames that no window before this one had. The first window's are two steps, so that they leave the history
+        # half by half as all others do.
+        begins = [self._window - self._step] if self._n_windows else [0, self._window - self._step]
+        for begin, end in zip(begins, [*begins[1:], self._window], strict=True):
+            new = waveform[begin * self._hop : (end - 1) * self._hop + 2 * self._context]
+            _, missing = self._missing(*((first + at) * self._hop / self._model_hz for at in (begin, end)))
+            known = model.needs_statistics and end > begin and not missing
+            moments = model.moments(new) if known else None
+            self._steps.append(_Step(end - begin, moments, None, self._energy(new, end - begin)))
+        while sum(step.n_frames for step in self._steps) > self._history_frames:
+            self._steps.popleft()
+        self._n_windows += 1
+
+        silent_dbfs = model.header["silent_dbfs"]
+        level_dbfs = self._dbfs(self._energy(waveform, self._window), self._window)
+        score, decision = math.nan, ""
+        if not reason:
+            # Not both halves of a window that is heard can be lost.
+            stretches = [step.moments for step in self._steps if step.moments is not None]
+            pooled = Moments.pooled(stretches) if stretches else None
+            logits = model.run([model.window_feed(waveform, pooled)])[0].astype(np.float64)
+            self._steps[-1] = self._steps[-1]._replace(logits=logits)
+            if level_dbfs < silent_dbfs:
+                reason = f"silent: {level_dbfs:.0f} dBFS"
+            else:
+                decided, shown, p = self.predictor.judge(logits)
+                score, decision = float(p[shown]), self.predictor.class_names[decided]
+                self._n_scored += 1
+        so_far = math.nan
+        n_frames = sum(step.n_frames for step in self._steps)
+        heard = [step.logits for step in self._steps if step.logits is not None]
+        if heard and self._dbfs(sum(step.energy for step in self._steps), n_frames) >= silent_dbfs:
+            _, shown, p = self.predictor.judge(np.mean(heard, axis=0))
+            so_far = float(p[shown])
+        return Heard(start_s, end_s, score, decision, so_far, level_dbfs, lost_s, reason)
+
+    def _missing(self, start_s: float, end_s: float) -> tuple[float, str]:
+        """Seconds of a stretch that are lost, and why it counts for nothing then, or ""."""
         lost_s = sum(max(0.0, min(end, end_s) - max(begin, start_s)) for begin, end in self._lost)
-        reason = ""
-        if is_silent:
-            # Sums of many stretches end a rounding short of a window.
-            is_lost = lost_s > 0.999 * (end_s - start_s)
-            reason = "lost: nothing of it arrived" if is_lost else f"silent: {level_dbfs:.0f} dBFS"
-        return Heard(
-            start_s=start_s,
-            end_s=end_s,
-            score=math.nan if is_silent else float(p[shown]),
-            decision="" if is_silent else self.predictor.class_names[decision],
-            so_far=so_far,
-            level_dbfs=level_dbfs,
-            lost_s=lost_s,
-            reason=reason,
-        )
+        # Sums of many stretches end a rounding short of a window.
+        if lost_s > 0.999 * (end_s - start_s):
+            return lost_s, "lost: nothing of it arrived"
+        if lost_s > MAX_LOST_SHARE * (end_s - start_s):
+            return lost_s, f"lost: {lost_s:.2f} s of it did not arrive"
+        if any(start_s < seam_s < end_s for seam_s in self._seams_s):
+            return lost_s, "lost: a gap of unknown length falls in it"
+        return lost_s, ""
 
     def _energy(self, waveform: Float32, n_frames: int) -> float:
         """Sum of squares of the samples of frames, a hop each, without their context."""
@@ -342,9 +358,11 @@ class PcmReader:
         self.n_stray_bytes = 0
 
     def __iter__(self) -> Iterator[NDArray[np.int16]]:
-        held = b""
-        while len(held) < LEAST_HEAD_BYTES and (more := self._source.read(READ_BYTES)):
+        held, n_wanted = b"", LEAST_HEAD_BYTES
+        while len(held) < n_wanted and (more := self._source.read(READ_BYTES)):
             held += more
+            if announced(held) in SYNCED:
+                n_wanted = HEAD_BYTES  # of samples, an eighth of a second or so
         self._check(held)
         while True:
             whole = len(held) // 2 * 2
@@ -361,20 +379,26 @@ class PcmReader:
             raise ValueError(
                 f"{self._name}: ended without a sample; pipe raw PCM into it, such as {PIPE_INSTEAD}"
             )
-        if head.startswith(FILE_MARKS) or head[4:8] == b"ftyp":
+        what = announced(head)
+        if what and (what not in SYNCED or head.count(head[:2]) >= LEAST_SYNCS):
             raise ValueError(
-                f"{self._name}: a sound file with a header ({head[:4]!r}), not raw PCM; give it to `vagitus predict`"
+                f"{self._name}: no raw PCM but {what} ({head[:4]!r}), whose bytes would be heard as noise; "
+                "give a recording to `vagitus predict`"
             )
         try:
             text = getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
         except UnicodeDecodeError:
             return
         if len(text) >= LEAST_TEXT and all(char.isprintable() or char.isspace() for char in text):
-            raise ValueError(f"{self._name}: text ({text[:30]!r}), not raw PCM")
+            raise ValueError(
+                f"{self._name}: text ({text[:30]!r}), not raw PCM; pipe samples into it, such as {PIPE_INSTEAD}"
+            )
 
 
 class Microphone:
     """An input device, through PortAudio. Iterating gives int16 samples, and ``Lost`` in place of those that were.
+
+    It ends when no block has come for ``MICROPHONE_SILENT_S``; ``unplugged`` is True then.
 
     Args:
         device: number or part of a name; None is the default one.
@@ -408,6 +432,7 @@ class Microphone:
                 f"({' '.join(str(error).split())}); there are {', '.join(inputs) or 'none'}; or pipe: {PIPE_INSTEAD}"
             ) from None
         self.name: str = found["name"]
+        self.unplugged = False
         self.sample_rate_hz = preferred_hz
         try:
             sounddevice.check_input_settings(device, channels=1, dtype="int16", samplerate=preferred_hz)
@@ -447,6 +472,7 @@ class Microphone:
                 try:
                     n_before, unknown, data = waiting.get(timeout=MICROPHONE_SILENT_S)
                 except queue.Empty:
+                    self.unplugged = True
                     return
                 if unknown:
                     yield Lost(0)

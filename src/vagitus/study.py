@@ -29,7 +29,8 @@ from vagitus.compression import CompressConfig, compress_network
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
 from vagitus.features import FeatureCache
-from vagitus.files import content_hash, locked, write_atomic
+from vagitus.files import claim, content_hash, locked, write_atomic
+from vagitus.gains import gain_lines
 from vagitus.jobs import Job, final_job, run_jobs
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
@@ -124,6 +125,7 @@ def _judge(
         *fold_lines,
         *summary_lines(predictions, plan, tested, config),
         *comparison_lines(predictions, plan, tested, config),
+        *gain_lines(predictions, done, plan, tested, config),
     ]
     return results, predictions_csv(predictions, plan, tested)
 
@@ -148,6 +150,7 @@ def train_model(
     Args and errors as ``run_study``; ``on_epoch`` is given each epoch's record.
     """
     work = path.with_name(f"{path.stem}-work")
+    claim(work)
     plan = make_plan(
         config,
         manifest,
@@ -259,6 +262,7 @@ def _dataset_of(
     if len(labelled) == 0:
         raise ValueError(f"{manifest.source}: no recording has a label; fill the column 'label'")
     labelled.encode_labels(card.class_names)  # a label it does not know is said before the work
+    claim(work)
     workers = n_workers or n_processors()
     _, usable, groups = audited(labelled, StudyConfig(data=manifest.source).max_bad, workers, announce)
     announce(f"computing features of {len(usable)} recordings")

@@ -1,4 +1,5 @@
-// The page: one view at a time, loading -> ready -> recording or analysing -> result, and the history beside them.
+// The page: one view at a time, start -> recording or analysing -> result, and the history beside them. The model is
+// opened meanwhile: who records first waits for it afterwards, if at all.
 
 import { element, shape } from "./elements.js";
 import * as history from "./history.js";
@@ -14,6 +15,7 @@ const VIEWS = ["start", "recording", "busy", "result", "history"];
 const METER_DB = 60; // from the left end of the level's bar to the right
 
 let header; // what stands in model.json, once the model is open
+let opening; // the promise of that
 let take; // the recording under way
 let shown; // {entry, sound, player, timeline} of the result in view
 let job = 0; // a later one makes an earlier one's answer void
@@ -67,6 +69,7 @@ function say(text) {
 function problem(error) {
   $("problem-text").textContent = error instanceof SoundError ? error.message : `Something went wrong (${error.message}). Reload the page.`;
   $("problem").hidden = false;
+  scrollTo(0, 0);
   if (!(error instanceof SoundError)) console.error(error);
 }
 
@@ -92,7 +95,6 @@ async function loadModel() {
   $("purpose").textContent = `The model on this page tells ${listed}.`;
   const facts = modelFacts();
   $("about").replaceChildren(...Object.entries(facts).flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
-  $("record").disabled = $("open").disabled = false;
   document.body.dataset.ready = "yes";
   performance.mark("ready");
 }
@@ -103,6 +105,7 @@ function modelFacts() {
     Threshold: header.threshold === null ? "none: the highest class" : `${header.threshold.toFixed(3)} for “${header.class_names[1]}”`,
     "Hears at once": `${((header.window_frames * header.hop_samples) / header.sample_rate_hz).toFixed(1)} s at ${header.sample_rate_hz} Hz`,
     Network: `${header.card?.model ?? "unknown"}, ${header.numbers}`,
+    Licence: header.licence ?? "",
     "Made by": header.card?.provenance?.command ?? "",
     "Model file": `SHA-256 ${header.sha256.slice(0, 16)}…`,
   };
@@ -150,6 +153,9 @@ async function analyse(name, read) {
   view("busy");
   try {
     const { samples, sampleRateHz } = await read();
+    if (mine !== job) return;
+    if (!header) $("busy-what").textContent = "Getting the model ready…";
+    await opening;
     if (mine !== job) return;
     $("busy-what").textContent = `${duration(samples.length / sampleRateHz)} of sound, on this device.`;
     const scored = await ask("score", { samples, sampleRateHz }, (share) => {
@@ -309,6 +315,7 @@ async function occlude() {
 
 async function keepOrNot() {
   const { entry, sound } = shown;
+  $("problem").hidden = true;
   try {
     const wanted = $("keep").checked ? wavBlob(sound.samples, sound.sampleRateHz) : null;
     await history.keepSound(entry.id, wanted);
@@ -317,23 +324,26 @@ async function keepOrNot() {
   } catch {
     // What is stored stays as it was, and the box says so.
     if (shown?.entry === entry) $("keep").checked = Boolean(entry.sound);
-    say(
-      entry.sound
-        ? "The sound could not be erased: it is still kept on this device. Try again."
-        : "The sound could not be kept: this browser gives no room for it.",
+    problem(
+      new SoundError(
+        entry.sound
+          ? "The sound could not be erased: it is still kept on this device. Try again."
+          : "The sound could not be kept: this browser gives no room for it.",
+      ),
     );
   }
 }
 
 function saveReport(kind) {
   const { entry } = shown;
+  const notice = $("notice").textContent;
   const name = `vagitus ${entry.name} ${new Date(entry.when).toISOString().slice(0, 16)}`.replace(/[^\p{L}\p{N} ._-]+/gu, "-").slice(0, 80);
-  if (kind === "json") return save(`${name}.json`, "application/json", reportJson(entry, header.notice));
+  if (kind === "json") return save(`${name}.json`, "application/json", reportJson(entry, notice));
   const images = [...$("timeline").querySelectorAll("canvas")].map((canvas) => ({
     title: canvas.getAttribute("aria-label"),
     url: canvas.toDataURL("image/png"),
   }));
-  save(`${name}.html`, "text/html", reportHtml(entry, images, header.notice));
+  save(`${name}.html`, "text/html", reportHtml(entry, images, notice));
 }
 
 // The history.
@@ -346,6 +356,7 @@ async function countHistory() {
 
 async function showHistory() {
   job++;
+  $("problem").hidden = true;
   dropTake();
   closeResult();
   await listHistory();
@@ -408,18 +419,25 @@ async function openEntry(id) {
 async function eraseOne(entry, then) {
   const what = entry.sound ? "Its score and its sound" : "Its score";
   if (!(await confirmed("Erase this result?", `“${entry.name}”. ${what} will be gone for good.`))) return;
-  await history.erase(entry.id);
-  await countHistory();
-  say("Erased.");
-  await then();
+  await erased(() => history.erase(entry.id), then);
 }
 
 async function eraseAll() {
   if (!(await confirmed("Erase the whole history?", "All results and all kept sounds in this browser will be gone for good."))) return;
-  await history.eraseAll();
-  await countHistory();
+  await erased(() => history.eraseAll(), listHistory);
+}
+
+async function erased(erase, then) {
+  $("problem").hidden = true;
+  try {
+    await erase();
+  } catch {
+    problem(new SoundError("It could not be erased: this browser refused, so it is still on this device. Close the page’s other tabs and try again."));
+    return;
+  }
   say("Erased.");
-  await listHistory();
+  await countHistory();
+  await then();
 }
 
 function confirmed(title, text) {
@@ -435,7 +453,7 @@ function confirmed(title, text) {
 // What a person can do.
 
 function openFile(file) {
-  if (file && header) analyse(file.name, () => readFile(file));
+  if (file && !$("open").disabled) analyse(file.name, () => readFile(file));
 }
 
 $("record").onclick = startRecording;
@@ -490,7 +508,11 @@ if ("serviceWorker" in navigator) {
 }
 
 countHistory();
-loadModel().catch((error) => {
+opening = loadModel();
+opening.catch((error) => {
   $("purpose").textContent = "The model is not available.";
+  $("record").disabled = $("open").disabled = true;
   problem(error);
 });
+$("record").disabled = $("open").disabled = false;
+performance.mark("usable");

@@ -40,9 +40,24 @@ ${rows.length ? `<h2>Parts</h2><table><thead><tr><th>Part</th><th>From (s)</th><
 `;
 }
 
+/** Windows in a row that reach the threshold, as vagitus.predict.Prediction.events. */
+export function events({ windows, threshold }) {
+  const found = [];
+  let follows = false;
+  for (const window of windows) {
+    const reaches = window.score >= (threshold ?? 0.5);
+    if (reaches && follows) {
+      const last = found.pop();
+      found.push({ start_s: last.start_s, end_s: window.end_s, score: Math.max(last.score, window.score) });
+    } else if (reaches) found.push(window);
+    follows = reaches;
+  }
+  return found;
+}
+
 /** As vagitus.predict.to_json, with one prediction. */
 export function reportJson({ name, when, prediction, model }, notice) {
-  const one = { path: name, ...prediction };
+  const one = { path: name, ...prediction, events: events(prediction) };
   return JSON.stringify({ notice, when: new Date(when).toISOString(), model, predictions: [one] }, null, 2);
 }
 

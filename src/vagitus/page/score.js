@@ -166,7 +166,8 @@ async function statistics(run, header, samples) {
   const wanted = header.inputs.slice(1);
   if (!wanted.length) return {};
   const n = header.n_rows;
-  const nothing = Object.fromEntries(wanted.map((name) => [name, [new Float32Array(n).fill(1), [1, n]]]));
+  // NaN leaves the network out; see onnx_graph.py.
+  const nothing = Object.fromEntries(wanted.map((name) => [name, [new Float32Array(n).fill(NaN), [1, n]]]));
   const nFrames = frames(header, samples);
   const mean = new Float64Array(n);
   const squares = new Float64Array(n);

@@ -1,8 +1,10 @@
 """Heart sounds at the next hospital: PhysioNet 2016, one database left out, every method, control and oracle.
 
-    python recipes/adaptation.py --prepare     features of all recordings, once
-    python recipes/adaptation.py               every job that is not done yet (also: --estimate, one job timed)
-    python recipes/adaptation.py --collect     recipes/results/adaptation.jsonl
+    python recipes/adaptation.py --prepare      features of all recordings, once
+    python recipes/adaptation.py                every job that is not done yet
+    python recipes/adaptation.py --inputs map --seeds 0 --methods source adabn --without a
+                                                networks without a and the site left out, for nested choices; then b to f
+    python recipes/adaptation_table.py          recipes/results/adaptation.jsonl
 
 Needs $VAGITUS_DATA (or --root). Run the second command in as many terminals as there are cores: a job that another
 process is at is passed over, one that is done is not done again, and one that was killed starts anew. The rules were

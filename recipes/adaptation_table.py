@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from adaptation import LOGMEL, OUT, SEEDS, Data, load
+from adaptation import LOGMEL, OUT, SEEDS, WINDOW_FRAMES, Data, load
 from numpy.typing import NDArray
 from tables import RESULTS
 
@@ -25,7 +25,9 @@ from vagitus.adapt import METHODS, control_of, regime_of
 from vagitus.adapt.selection import RULES, Candidate, choose
 from vagitus.adapt.self_training import distil_sources, rank_shares, self_train
 from vagitus.adapt.transport import standardise_sites
+from vagitus.corpora import load_corpus
 from vagitus.cycles import HEART_PHASES, Consensus, within_site_ranks
+from vagitus.features import featurise_file
 from vagitus.files import write_atomic
 from vagitus.metrics import auroc, statistic, uar
 from vagitus.shift import measure_shift
@@ -40,7 +42,9 @@ PENALTY_VIEW, PENALTY_TAUGHT = 1e-3, 1e-2  # C of the logistic regressions, of a
 N_GROUPS = 8  # of bands
 MOST_DEVIATIONS = 4.0
 MAIN = ("a", "b", "e", "f")  # c and d are tiny
-N_RESAMPLES = 1000
+N_RESAMPLES = 500
+ALONE = ", sources alone"
+KNOWN_ALONE = tuple(f"{view}{ALONE}" for view in ("consensus phase", "consensus map", "logistic phase"))
 EVERY_VIEW = ("consensus phase", "consensus map", "logistic phase", "network")
 FIXED_SHARE = 0.2
 Scores = dict[
@@ -58,6 +62,8 @@ class Views(NamedTuple):
     phase: Floats  # standardised per site
     map_ranks: Floats
     maps: Floats
+    raw_phase: Floats  # as they are
+    raw_maps: Floats
 
     @classmethod
     def of(cls, data: Data) -> "Views":
@@ -77,6 +83,8 @@ class Views(NamedTuple):
             standardised(phase),
             within_site_ranks(maps, sites) - 0.5,
             standardised(maps),
+            phase,
+            maps,
         )
 
     def score(self, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> dict[str, Floats]:
@@ -94,6 +102,41 @@ class Views(NamedTuple):
             ),
         }
 
+    def score_alone(self, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> dict[str, Floats]:
+        """The same with nothing of the target but the one recording that is scored: placed among the sources'."""
+        found = {}
+        for name, raw, ranks in (
+            ("consensus phase", self.raw_phase, self.phase_ranks),
+            ("consensus map", self.raw_maps, self.map_ranks),
+        ):
+            fitted = Consensus.fit(ranks[train], self.labels[train], self.sites[train])
+            places = np.mean(
+                [
+                    place_among(raw[train & (self.sites == s)], raw[test])
+                    for s in np.unique(self.sites[train])
+                ],
+                axis=0,
+            )
+            found[f"{name}{ALONE}"] = rank_shares((places - 0.5) @ fitted.weights)
+        mean, deviation = self.raw_phase[train].mean(axis=0), self.raw_phase[train].std(axis=0) + 1e-9
+        z = np.clip((self.raw_phase - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+        found[f"logistic phase{ALONE}"] = rank_shares(
+            logistic(z[train], self.labels[train], z[test], PENALTY_VIEW)
+        )
+        return found
+
+
+def place_among(site: Floats, new: Floats) -> Floats:
+    """Where each feature of new recordings would rank among a site's, from 0 to 1."""
+    return np.stack(
+        [
+            (np.searchsorted(column, value, "left") + np.searchsorted(column, value, "right"))
+            / (2 * len(column))
+            for column, value in zip(np.sort(site, axis=0).T, new.T, strict=True)
+        ],
+        axis=1,
+    )
+
 
 def logistic(x: Floats, y: Ints, new: Floats, c: float = PENALTY_TAUGHT) -> Floats:
     from sklearn.linear_model import LogisticRegression
@@ -103,7 +146,9 @@ def logistic(x: Floats, y: Ints, new: Floats, c: float = PENALTY_TAUGHT) -> Floa
 
 
 def read_runs() -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((OUT / "runs").glob("*.json"))]
+    """The runs on heart sounds that are done."""
+    runs = [json.loads(path.read_text()) for path in sorted((OUT / "runs").glob("*.json"))]
+    return [run for run in runs if run["input"] in WINDOW_FRAMES]
 
 
 def network_shares(
@@ -188,6 +233,7 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
         test = views.sites == site
         train = ~test & (views.sites != without)
         parts = views.score(train, test)
+        alone = views.score_alone(train, test)
         picked = choose_on_sources(views, runs, site, without)
         second = views.maps[test]
         y = views.labels[test]
@@ -197,7 +243,7 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
                 shares = network_shares(runs, views, "map", method, seed, site, without)
                 if shares is not None:
                     own[name] = shares
-            for name, shares in parts.items():
+            for name, shares in (parts | alone).items():
                 put(name, seed, site, shares)
             needed = set(picked.with_self_training[0]) | set(picked.without_self_training[0])
             # A rule without any choice: every view with the same weight.
@@ -321,7 +367,7 @@ def compared(
 def regime(name: str) -> str:
     """What of the target a row used."""
     method = name.partition(" ")[2]
-    if method in ("source", ""):
+    if method in ("source", "") or name.endswith(ALONE):
         return "nothing"
     head = method.split(" ")[0]
     if head.split("+")[0] in METHODS:
@@ -339,7 +385,9 @@ def baselines(name: str) -> tuple[str, ...]:
         control = control_of(head)
         return (f"{what} source", *([f"{what} {control}"] if control else []), "logmel source")
     if name.startswith("combined + "):
-        return ("combined", "control: distilled from sources", "map source", "logmel source")
+        return ("combined", "control: distilled from sources", *KNOWN_ALONE, "map source", "logmel source")
+    if not name.endswith(ALONE) and f"{name}{ALONE}" in KNOWN_ALONE:
+        return (f"{name}{ALONE}", "map source", "logmel source")
     return ("map source", "logmel source") if what not in ("map", "logmel") else ("logmel source",)
 
 
@@ -447,10 +495,14 @@ def source_side(name: str, runs: Sequence[dict[str, Any]], data: Data) -> dict[s
 
 
 def shift(data: Data, views: Views) -> dict[str, Any]:
-    """What tells the databases apart, by mean-less log-mel; flips are looked for in the phase features."""
+    """What tells the databases apart, by log-mel as it is; flips are looked for in the phase features."""
     rows = views.rows
+    manifest = load_corpus("physionet2016")
+    if not np.array_equal(manifest.path, data.names):
+        raise ValueError("physionet2016 holds other recordings than data.npz; run adaptation.py --prepare")
+    plain = LOGMEL.vary(normalisation="none")
     found = measure_shift(
-        [data.logmel[i] for i in rows],
+        [featurise_file(manifest.file(int(i)), plain) for i in rows],
         LOGMEL.frames_per_s,
         data.sites[rows],
         data.names[rows],

@@ -97,11 +97,11 @@ AMR_KBPS = 12.2
 CORPORA = ("donateacry", "esc", "librispeech", "speech_commands", "dspspeech20")
 SHARES = {  # of a batch
     "donateacry": 0.4,
-    "esc cry": 0.1,
-    "background": 0.1,
-    "esc": 0.12,
+    "esc cry": 0.08,
+    "background": 0.08,
+    "esc": 0.21,
     "speech": 0.18,
-    "alarm": 0.1,
+    "alarm": 0.05,
 }
 N_ALARMS, ALARM_S = 200, 5.0
 NOT_CRYING = ("esc", "speech", "alarm")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cry_tables import SECTIONS as CRY_SECTIONS
+
 from vagitus.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -362,10 +364,11 @@ def adaptation_section(name: str) -> str:
     text += ".\n"
     for line in of_kind(lines, "shift"):
         rows = [["made equal first", "UAR of naming the database", "removed"], ["---"] * 3]
-        rows += [[n["what"] or "nothing", cell(n["uar"]), f"{n['removed']:.0%}"] for n in line["naming"]]
-        text += "\nWhat tells the databases apart, by statistics of log-mel without its mean:\n\n" + markdown(
-            rows
-        )
+        rows += [
+            [n["what"] or "nothing", cell(n["uar"]), f"{round(n['removed'], 2) + 0.0:.0%}"]
+            for n in line["naming"]
+        ]
+        text += "\nWhat tells the databases apart, by statistics of log-mel:\n\n" + markdown(rows)
         text += f"\n{line['n_flipping']} of {line['n_features']} phase features turn round between databases"
         text += "".join(
             f"{',' if i else ':'} {flip['feature']} ({flip['site_up']} {flip['auroc_up']:.2f}, {flip['site_down']} "
@@ -376,13 +379,58 @@ def adaptation_section(name: str) -> str:
     return text
 
 
+def adaptation_cries_section(name: str) -> str:
+    """Cries at the next device: each method beside where it began and its control."""
+    lines = of_kind(read_results(name), "row")
+    script = f"python recipes/{name.replace('-', '_')}.py"
+    text = f"\n## Cries at the next device ({name})\n\n`{script}`, then with `--collect`; rules in docs/adaptation.md; "
+    text += "balanced accuracy at the target's median score; intervals resample app instances, seeds. `cry`: "
+    text += "usable or rejected, from one platform of donateacry to the other. `detection`: from ESC-10's cries and "
+    text += "other sounds to the same labels.\n\n"
+    head = ["task and target", "method", "of the target", "seeds", "AUROC", "balanced accuracy", "AUROC gain"]
+    rows = [head, ["---"] * len(head)]
+    for line in lines:
+        gains = [
+            f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] on {other}"
+            for other, gain in line["gain in auroc"].items()
+        ]
+        where = f"{line['task']}, {line['target']} (n={line['n_target']})"
+        shown = [where, f"`{line['name']}`", line["regime"], str(len(line["seeds"]))]
+        rows.append([*shown, cell(line["auroc"]), cell(line["uar"]), "; ".join(gains)])
+    return text + markdown(rows)
+
+
+def training_speed_section(name: str) -> str:
+    """Clips a second of the training loop beside the plain one."""
+    rows = [
+        ["network", "plain loop, clips/s", "from cached features", "with augmentation", "from audio files"]
+    ]
+    for line in read_results(name):
+        ratios = line["ratios"]
+        rows.append(
+            [
+                f"`{line['network']}`",
+                f"{line['clips_per_s']['plain']:.1f}",
+                *(f"{ratios[way]:.2f}" for way in ("cached", "augmented", "from audio")),
+            ]
+        )
+    text = (
+        f"\n## Speed of the training loop ({name})\n\n`python benchmarks/training.py`\n\nOne thread, CPU "
+        "time; ratios to the plain PyTorch loop over crops in memory, median over rounds.\n\n"
+    )
+    return text + markdown(rows)
+
+
 SECTIONS = {
     "adaptation": adaptation_section,
+    "adaptation_cries": adaptation_cries_section,
     "form": forms_section,
     "speed": speed_section,
     "study": section,
     "compression": smaller_section,
     "robustness_study": robustness_section,
+    "training_speed": training_speed_section,
+    **CRY_SECTIONS,
 }
 
 

@@ -380,7 +380,7 @@ def test_real_speech_is_no_cry(trained: CryDetector, data_root: Path) -> None:
     joined = np.concatenate([read(speech.file(i), sample_rate_hz=8_000).samples for i in rows])
     n_proposed = len(list(cry_expirations([joined], 8_000)))
     n_confirmed = len(list(find_cries([joined], 8_000, trained)))
-    assert n_proposed > 20 and n_confirmed <= 0.05 * n_proposed, (n_confirmed, n_proposed)
+    assert n_proposed > 20 and n_confirmed < 0.1 * n_proposed, (n_confirmed, n_proposed)
 
 
 # The finders of segment.py and pitch.py against what people marked.

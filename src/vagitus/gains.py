@@ -92,17 +92,17 @@ def gain_lines(
                     "unit": unit,
                 }
                 for name, chosen in (*((site, [k]) for k, site in enumerate(sites)), ("", range(len(sites)))):
-                    at_target = [_means(targets[one], chosen, metric) for one in (arm, baseline)]
-                    at_sources = [_means(sources[one], chosen, metric) for one in (arm, baseline)]
+                    target, target_before = (_means(targets[one], chosen, metric) for one in (arm, baseline))
+                    source, source_before = (_means(sources[one], chosen, metric) for one in (arm, baseline))
                     found = {
-                        "target_after": _value(at_target[0], len(dataset)),
-                        "target_before": _value(at_target[1], len(dataset)),
-                        "source_after": _value(at_sources[0], len(dataset)),
-                        "source_before": _value(at_sources[1], len(dataset)),
-                        **_compared(*at_target, dataset.groups, config),
+                        "target_after": _value(target, len(dataset)),
+                        "target_before": _value(target_before, len(dataset)),
+                        "source_after": _value(source, len(dataset)),
+                        "source_before": _value(source_before, len(dataset)),
+                        **_compared(target, target_before, dataset.groups, config),
                     }
                     if not name:
-                        change = _compared(*at_sources, dataset.groups, config)
+                        change = _compared(source, source_before, dataset.groups, config)
                         found |= {f"source_{key}": value for key, value in change.items()}
                     lines.append(about | {"site": name} | found)
         for k, fold in enumerate(plan.repeats[0]):

@@ -466,7 +466,7 @@ def shift_section(shift: Shift) -> dict[str, Any]:
                 "what": found.what or "nothing",
                 "uar": f"{found.uar.estimate:.3f}",
                 "interval": f"[{found.uar.low:.3f}, {found.uar.high:.3f}]",
-                "removed": f"{found.removed:.0%}" if found.what else "",
+                "removed": f"{round(found.removed, 2) + 0.0:.0%}" if found.what else "",  # + 0.0: no "-0%"
             }
             for found in shift.naming
         ],

@@ -3,7 +3,7 @@
     python recipes/adaptation.py --prepare      features of all recordings, once
     python recipes/adaptation.py                every job that is not done yet
     python recipes/adaptation.py --inputs map --seeds 0 --methods source adabn --without a
-                                                networks without a and the site left out, for nested choices; then b to f
+                                                networks without a as well, for nested choices; then b-f
     python recipes/adaptation_table.py          recipes/results/adaptation.jsonl
 
 Needs $VAGITUS_DATA (or --root). Run the second command in as many terminals as there are cores: a job that another

@@ -205,6 +205,23 @@ def test_a_cohort_normalises_and_may_not_be_in_a_trial(
     )
 
 
+def test_a_cohort_may_not_hold_a_subject_of_a_trial(vagitus: Command, folder: Path) -> None:
+    manifest = folder / "known.csv"
+    manifest.write_text("path,subject\ncry.wav,s1\nsilence.wav,y\n")
+    run = vagitus("verify", folder / "model.safetensors", folder / "trials.csv", "--cohort", manifest)
+    assert "holds subject 's1', who is in a trial" in refused(run)
+
+
+def test_trials_of_one_kind_are_refused_before_anything_is_written(
+    vagitus: Command, folder: Path, tmp_path: Path
+) -> None:
+    trials = folder / "one-sided.csv"
+    trials.write_text("enrolled,tested,label\ns0-0.wav,s1-0.wav,0\ns0-0.wav,s2-0.wav,0\n")
+    run = vagitus("verify", folder / "model.safetensors", trials, "--out", tmp_path / "s.csv")
+    assert "one-sided.csv: all 2 trials are of two subjects" in refused(run)
+    assert not (tmp_path / "s.csv").exists()
+
+
 def test_cut_needs_a_cry(vagitus: Command, folder: Path) -> None:
     (folder / "silent.csv").write_text("enrolled,tested,label\ncry.wav,silence.wav,0\n")
     run = vagitus("verify", folder / "model.safetensors", folder / "silent.csv", "--cut")
@@ -233,6 +250,8 @@ def test_a_cryceleb_folder_goes_to_a_valid_submission(vagitus: Command, folder: 
     [
         (("trials.csv", "--split", "dev"), "is of a CryCeleb folder"),
         (("trials.csv", "--root", "."), "--root is of CryCeleb's pairs"),
+        ((".", "--root", "."), "is a folder; leave it out"),
+        (("trials.csv", "--crop", "nan"), "a crop must be over 0"),
         (("nothing.csv",), "nothing.csv: no such file"),
         (("notes.wav",), "has no column 'enrolled'"),
     ],
@@ -290,3 +309,11 @@ def test_a_recording_that_cannot_be_read_enrols_nothing(
     recordings = folder / "s0-0.wav", folder / "notes.wav"
     run = vagitus("enrol", store, "infant-0", *recordings, "--model", folder / "model.safetensors")
     assert "notes.wav" in refused(run) and not store.exists()
+
+
+def test_a_name_that_is_refused_makes_no_store(vagitus: Command, folder: Path, tmp_path: Path) -> None:
+    store, model = tmp_path / "ward.db", folder / "model.safetensors"
+    assert "printable characters" in refused(
+        vagitus("enrol", store, " infant-0", folder / "s0-0.wav", "--model", model)
+    )
+    assert not store.exists()

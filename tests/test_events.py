@@ -257,6 +257,7 @@ def test_pooling_one_window_is_that_window() -> None:
 def test_noisy_or_of_many_sure_windows_is_finite() -> None:
     assert math.isfinite(pool(np.full(5000, 15.0), "noisy_or"))
     assert math.isfinite(pool(np.full(5000, -40.0), "noisy_or"))
+    assert pool([-800.0], "noisy_or") < -700  # whose odds are less than a float can be
 
 
 @pytest.mark.parametrize(

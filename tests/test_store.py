@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -89,6 +90,54 @@ def test_an_erased_subject_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     with open_store(path) as store:
         assert store.subjects() == {"bo": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["s.db"]  # no journal, no copy
+
+
+def test_the_journal_of_an_erasure_keeps_nothing_either(tmp_path: Path) -> None:
+    path = filled(tmp_path / "s.db")
+    trace = (vector(1) / np.linalg.norm(vector(1))).astype("<f4").tobytes()
+    kept: list[BinaryIO] = []  # what is deleted stays readable for who has it open
+
+    def hold(_: str) -> None:
+        if (journal := tmp_path / "s.db-journal").exists():
+            kept.append(journal.open("rb"))
+
+    with open_store(path) as store:
+        store._connection.set_trace_callback(hold)
+        store.erase("ada")
+    assert kept
+    for file in kept:
+        with file:
+            assert trace not in file.read()
+    assert [p.name for p in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_after_an_erasure_others_may_write_again(tmp_path: Path) -> None:
+    path = filled(tmp_path / "s.db")
+    with open_store(path) as first:
+        first.erase("ada")
+        with pytest.raises(ValueError, match="nobody named 'ada'"):
+            first.erase("ada")
+        with open_store(path) as second:
+            second._connection.execute("PRAGMA busy_timeout = 0")
+            assert second.enrol("ada", {"r1": vector(1)}) == 1
+        assert first.subjects() == {"ada": 1, "bo": 1}
+
+
+def test_a_store_that_another_process_holds_is_one_line(tmp_path: Path) -> None:
+    path = filled(tmp_path / "s.db")
+    with open_store(path) as store:
+        store._connection.execute("PRAGMA busy_timeout = 0")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        for read in (store.subjects, lambda: store.identify(vector(1))):
+            with pytest.raises(ValueError, match="another process is writing"):
+                read()
+        other.close()
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder"):
+        open_store(tmp_path)
 
 
 def test_nobody_of_that_name_is_an_error(tmp_path: Path) -> None:

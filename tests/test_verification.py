@@ -247,6 +247,15 @@ def test_a_detection_band_reads_the_curve_off_at_its_rates() -> None:
     assert (band.low < band.high).any()
 
 
+def test_a_draw_of_one_subject_has_no_point_of_a_detection_curve() -> None:
+    # Of two subjects a draw in two holds one alone; of the others each has both kinds and misses all but at 1.
+    first, second, scores = ["a", "b", "a"], ["a", "b", "b"], [0.1, 0.2, 0.9]
+    band = detection_band(
+        scores, first, second, rng=np.random.default_rng(0), false_accepts=[0.5], n_resamples=50
+    )
+    assert (band.false_rejects[0], band.low[0], band.high[0]) == (1.0, 1.0, 1.0)
+
+
 def test_ranks_by_hand() -> None:
     gallery = ["a", "a", "b", "c"]
     scores = np.array(
@@ -304,6 +313,13 @@ def test_a_recording_that_is_taken_whole_has_one_view() -> None:
     one = embed_session(loudness_encoder(), segments_of(50), crop_s=None, n_views=8, rng=rng)
     many = embed_session(loudness_encoder(), segments_of(50, 60), crop_s=None, n_views=8, rng=rng)
     assert (one.shape, many.shape) == ((1, 3), (8, 3))
+
+
+@pytest.mark.parametrize("crop_s", [0.0, -1.0, math.nan, math.inf, 1e9])
+def test_a_crop_that_is_no_length_is_refused(crop_s: float) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="a crop must be over 0 to 600 s"):
+        embed_session(loudness_encoder(), segments_of(50), crop_s=crop_s, n_views=1, rng=rng)
 
 
 # A model file as an encoder.
@@ -389,6 +405,8 @@ def test_subjects_make_the_labels_and_the_interval(folder: Path) -> None:
         (("0.wav,9.wav,1",), "row 2: 9.wav does not exist"),
         (("0.wav,1.wav,1", "1.wav,0.wav,1"), "row 3: repeats the trial of row 2"),
         (("0.wav,0.wav,1",), "row 2: compares 0.wav with itself"),
+        (("0.wav,./0.wav,1",), "row 2: compares 0.wav with itself"),
+        (("0.wav,1.wav,1", "x/../1.wav,0.wav,1"), "row 3: repeats the trial of row 2"),
         (("0.wav,1.wav,maybe",), "row 2: label 'maybe'"),
         (("0.wav,,1",), "row 2: a recording is blank"),
         ((), "holds no trial"),
@@ -403,6 +421,20 @@ def test_a_label_that_contradicts_the_subjects_is_refused(folder: Path) -> None:
     header = "enrolled,tested,label,enrolled_subject,tested_subject"
     with pytest.raises(ValueError, match="row 2: label 1 contradicts the subjects"):
         read_trials(table(folder, "0.wav,1.wav,1,a,b", header=header))
+
+
+def test_one_column_of_subjects_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="one of enrolled_subject and tested_subject"):
+        read_trials(table(folder, "0.wav,1.wav,1,a", header="enrolled,tested,label,tested_subject"))
+
+
+@pytest.mark.parametrize("data", [b"enrolled,tested\n\xff\xfe,1.wav\n", b'enrolled,tested\n"' + b"x" * 140_000])
+def test_what_is_no_csv_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "trials.csv"
+    path.write_bytes(data)
+    for read_it in (read_trials, lambda p: read_pairs(p, {}), lambda p: read_submission(p, PAIRS)):
+        with pytest.raises(ValueError, match=r"trials\.csv: is no CSV"):
+            read_it(path)
 
 
 def test_a_table_of_one_kind_has_no_error_rate(folder: Path) -> None:
@@ -491,6 +523,8 @@ def of_pairs(folder: Path, *rows: str) -> Path:
         (("0003,0099,x,0",), "row 2: names infant 0099, period D, of which no recording is here"),
         (("0003,0004,x,0", "0003,0004,y,0"), "row 3: repeats pair 0003 0004 of row 2"),
         (("0003,0004,x,0", "0003,0005,x,0"), "row 3: repeats id x of row 2"),
+        (("0003,0004,,0", "0003,0005,,0"), "row 2: its id is blank"),
+        (("0003,0004", "0003,0005"), "row 2: its id is blank"),
         (("0003,0004,x,1",), "row 2: label 1 contradicts the infants' names"),
         ((), "holds no pair"),
     ],
@@ -587,5 +621,7 @@ def test_aam_softmax_refuses_shapes_and_numbers_out_of_range() -> None:
     x, w, y = torch.ones(2, 3), torch.ones(4, 5), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"\(2, 3\) and class_weights \(4, 5\)"):
         aam_softmax(x, w, y)
+    with pytest.raises(ValueError, match=r"y must be \(2,\), a class for each embedding, got \(1,\)"):
+        aam_softmax(x, torch.ones(4, 3), y[:1])
     with pytest.raises(ValueError, match="margin must be in"):
         aam_softmax(x, torch.ones(4, 3), y, margin=2.0)

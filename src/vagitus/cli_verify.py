@@ -293,8 +293,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Score pairs of recordings, and where it is known who is who, say how often that errs."""
-    from vagitus.verification import open_voice
+    from vagitus.verification import check_crop, open_voice
 
+    check_crop(crop)
     if not trials.exists():
         raise FileNotFoundError(f"{trials}: no such file")
     is_folder = trials.is_dir()
@@ -303,6 +304,8 @@ def verify(
             f"--split {split} is of a CryCeleb folder, and {trials} is a file of pairs; leave it out"
         )
     protocol = is_folder or _is_cryceleb(trials)
+    if root and is_folder:
+        raise ValueError(f"--root is the folder of a file of pairs, and {trials} is a folder; leave it out")
     if root and not protocol:
         raise ValueError(f"--root is of CryCeleb's pairs; paths in {trials} start from its own folder")
     if cut and protocol:
@@ -367,7 +370,7 @@ def _verify_cryceleb(
         if trials.is_dir()
         else read_pairs(trials, sessions)
     )
-    _check_out(out, pairs.labels)
+    _check_labels(pairs.labels, pairs.source, out)
     wanted = {session: sessions[session] for session in pairs.sessions}
     found = embed_sessions(encoder, wanted, crop_s=crop_s, n_views=views, seed=seed)
     others = []
@@ -414,7 +417,7 @@ def _verify_table(
     from vagitus.verification import Verified
 
     table: TrialTable = read_trials(trials)
-    _check_out(out, table.labels)
+    _check_labels(table.labels, str(trials), out)
     files = list(dict.fromkeys((*table.enrolled, *table.tested)))
     strangers: list[Path] = []
     if cohort:
@@ -423,6 +426,11 @@ def _verify_table(
         if shared := {file.resolve() for file in files} & {file.resolve() for file in strangers}:
             raise ValueError(
                 f"--cohort {cohort}: holds {min(shared)}, which is in a trial; give other recordings"
+            )
+        tried = {*(table.first or ()), *(table.second or ())}
+        if known := tried & set(map(str, manifest.subject)):
+            raise ValueError(
+                f"--cohort {cohort}: holds subject {min(known)!r}, who is in a trial; give other subjects"
             )
     ear = _detector(None) if cut else None
     embedded = [_embedded(encoder, path, ear, views, crop_s, seed) for path in (*files, *strangers)]
@@ -449,9 +457,19 @@ def _as_given(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _check_out(out: Path | None, labels: object) -> None:
-    if out is None and labels is None:
-        raise ValueError("the trials do not say who is who, so there are only scores to give; add --out FILE")
+def _check_labels(labels: "NDArray[Any] | None", source: str, out: Path | None) -> None:
+    """Before anything is embedded, which takes its time."""
+    from vagitus.verification import check_both_kinds
+
+    if labels is not None:
+        try:
+            check_both_kinds(labels)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+    elif out is None:
+        raise ValueError(
+            f"{source}: does not say who is who, so there are only scores to give; add --out FILE"
+        )
 
 
 def _embedded(
@@ -514,10 +532,15 @@ def enrol(
 ) -> None:
     """Keep embeddings of a subject's recordings, all or none; makes the store if there is none."""
     from vagitus.predict import find_recordings
-    from vagitus.store import create_store, open_store, recording_name
-    from vagitus.verification import open_voice
+    from vagitus.store import check_name, create_store, open_store, recording_name
+    from vagitus.verification import check_crop, open_voice
 
+    # What can be refused at once is, and not after an hour of embedding.
+    check_name(subject)
+    check_crop(crop)
     encoder = open_voice(model)
+    if store.exists():
+        open_store(store, identity=encoder.identity).close()
     ear = _detector(None) if cut else None
     paths = find_recordings(audio)
     named = {
@@ -560,8 +583,9 @@ def identify(
 ) -> int:
     """Whom of the enrolled a recording is most like. Status 1 if nobody reaches --threshold."""
     from vagitus.store import open_store
-    from vagitus.verification import open_voice
+    from vagitus.verification import check_crop, open_voice
 
+    check_crop(crop)
     if threshold is not None and not math.isfinite(threshold):
         raise ValueError(f"--threshold {threshold}: give a number")
     encoder = open_voice(model)

@@ -15,6 +15,7 @@ A score is of a model that was trained on subsets of public recordings. Research
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -388,7 +389,7 @@ def _attention(z: FloatArray, attention: FloatArray) -> float:
 
 def _noisy_or(z: FloatArray, attention: FloatArray) -> float:
     # ln prod(1 - p) = -sum softplus(z), and the odds of the rest are exp(that sum) - 1.
-    total = float(np.logaddexp(0.0, z).sum())
+    total = max(float(np.logaddexp(0.0, z).sum()), sys.float_info.min)  # a float's least is not no odds
     return total + math.log(-math.expm1(-total))
 
 

@@ -115,6 +115,8 @@ def aam_softmax(
             f"embeddings {tuple(embeddings.shape)} and class_weights {tuple(class_weights.shape)} must be "
             "(batch, dim) and (n_classes, dim)"
         )
+    if y.shape != embeddings.shape[:1]:  # gather would take a shorter one
+        raise ValueError(f"y must be ({len(embeddings)},), a class for each embedding, got {tuple(y.shape)}")
     if not (0 <= margin < math.pi / 2 and scale > 0):
         raise ValueError(f"margin must be in [0, pi / 2) and scale above 0, got {margin!r} and {scale!r}")
     with torch.autocast(embeddings.device.type, enabled=False):

@@ -9,13 +9,14 @@ Conventions
 
 A change is a transaction: a process that is killed leaves the store as it was before or after. A store is refused
 that another version or another program wrote, that is cut off or damaged, or whose embeddings another
-encoder made. Erasing overwrites what it erases with zeros (SQLite's secure_delete) and rewrites the file.
-What a flash disk, a file system's snapshots or a backup keep of older states is beyond a file's reach.
+encoder made. Erasing overwrites what it erases with zeros, in the file (SQLite's secure_delete) and in the journal
+of the change, and rewrites the file. What a flash disk, a file system's snapshots or a backup keep of older states is beyond a file's reach.
 
 An embedding of a voice is biometric data: the file is made readable for its owner alone.
 """
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,9 +73,10 @@ class Store:
 
     def subjects(self) -> dict[str, int]:
         """Recordings enrolled of each subject, by name."""
-        rows = self._connection.execute(
-            "SELECT subject, count(*) FROM enrolled GROUP BY subject ORDER BY subject"
-        )
+        with _translated(self.path):
+            rows = self._connection.execute(
+                "SELECT subject, count(*) FROM enrolled GROUP BY subject ORDER BY subject"
+            ).fetchall()
         return {str(subject): int(n) for subject, n in rows}
 
     def enrol(self, subject: str, recordings: Mapping[str, ArrayLike]) -> int:
@@ -91,10 +93,7 @@ class Store:
             ValueError: a bad name, an embedding of another length or not finite, a recording that is enrolled for
                 another subject, a store that another process is writing.
         """
-        if not 1 <= len(subject) <= MAX_NAME or subject != subject.strip() or not subject.isprintable():
-            raise ValueError(
-                f"subject {subject!r}: give 1 to {MAX_NAME} printable characters, no blanks at the ends"
-            )
+        check_name(subject)
         if not recordings:
             raise ValueError(f"{self.path}: nothing to enrol for {subject!r}; give a recording")
         rows = []
@@ -138,9 +137,11 @@ class Store:
         probe = self._vector(views).astype(np.float64)
         subjects: list[str] = []
         rows: list[NDArray[np.float64]] = []
-        for subject, recording, data, checksum in self._connection.execute(
-            "SELECT subject, recording, embedding, checksum FROM enrolled ORDER BY subject, recording"
-        ):
+        with _translated(self.path):
+            stored = self._connection.execute(
+                "SELECT subject, recording, embedding, checksum FROM enrolled ORDER BY subject, recording"
+            ).fetchall()
+        for subject, recording, data, checksum in stored:
             if len(data) != 4 * self.dim or _checksum(subject, recording, data) != checksum:
                 raise ValueError(
                     f"{self.path}: the embedding of {subject!r} is damaged; erase the subject and enrol again"
@@ -165,13 +166,34 @@ class Store:
         Raises:
             ValueError: nobody of that name is here, or another process is writing.
         """
-        with self._changing() as connection:
-            n = connection.execute("DELETE FROM enrolled WHERE subject = ?", (subject,)).rowcount
-            if not n:
-                raise ValueError(f"{self.path}: nobody named {subject!r} is enrolled")
-        with _translated(self.path):
-            self._connection.execute("VACUUM")
+        with self._journal_overwritten():
+            with self._changing() as connection:
+                n = connection.execute("DELETE FROM enrolled WHERE subject = ?", (subject,)).rowcount
+                if not n:
+                    raise ValueError(f"{self.path}: nobody named {subject!r} is enrolled")
+            with _translated(self.path):
+                self._connection.execute("VACUUM")
         return int(n)
+
+    @contextmanager
+    def _journal_overwritten(self) -> Iterator[None]:
+        """Within, a journal is kept; after, it is zeros and deleted. It holds the pages as they were before a change."""
+        execute = self._connection.execute
+        with _translated(self.path):
+            execute("PRAGMA locking_mode = EXCLUSIVE")  # or the journal could be another process's by then
+            execute("PRAGMA journal_mode = PERSIST")
+            try:
+                yield
+                journal = _journal(self.path)
+                with journal.open("r+b") as file:
+                    for _ in range(0, journal.stat().st_size, PAGE_BYTES):
+                        file.write(bytes(PAGE_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                execute("PRAGMA locking_mode = NORMAL")
+                execute("PRAGMA journal_mode = DELETE")
+                execute("SELECT count(*) FROM encoder").fetchall()  # lets go of the lock
 
     def _vector(self, views: ArrayLike) -> NDArray[np.float32]:
         x = np.atleast_2d(np.asarray(views, np.float64))
@@ -188,9 +210,22 @@ class Store:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # after a full disk SQLite has rolled back by itself
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+
+def check_name(subject: str) -> None:
+    """Refuse a name that nobody could type again.
+
+    Raises:
+        ValueError: not 1 to ``MAX_NAME`` printable characters, or blanks at its ends.
+    """
+    if not 1 <= len(subject) <= MAX_NAME or subject != subject.strip() or not subject.isprintable():
+        raise ValueError(
+            f"subject {subject!r}: give 1 to {MAX_NAME} printable characters, no blanks at the ends"
+        )
 
 
 def recording_name(sound: bytes) -> str:
@@ -215,6 +250,7 @@ def create_store(path: Path | str, *, identity: str, dim: int, sample_rate_hz: i
     path.parent.mkdir(parents=True, exist_ok=True)
     # Exclusively, and before SQLite opens it, so that it is never readable for others.
     path.touch(mode=0o600, exist_ok=False)
+    connection: sqlite3.Connection | None = None
     try:
         with _translated(path):
             connection = _connect(path)
@@ -227,6 +263,8 @@ def create_store(path: Path | str, *, identity: str, dim: int, sample_rate_hz: i
             connection.execute(f"PRAGMA user_version = {FORMAT}")
             connection.execute("COMMIT")
     except BaseException:
+        if connection is not None:
+            connection.close()
         path.unlink(missing_ok=True)
         raise
     return Store(path, connection, identity, dim, sample_rate_hz)
@@ -243,6 +281,8 @@ def open_store(path: Path | str, *, identity: str | None = None) -> Store:
         ValueError: not a store, one of another version, cut off or damaged, or of another encoder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; a store is one file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `vagitus enrol` makes a store")
     _check_file(path)
@@ -268,7 +308,7 @@ def _check_file(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(100)
     if not head:
-        raise ValueError(f"{path}: is empty; it was cut off, or is no store: take a copy, or enrol anew")
+        raise ValueError(f"{path}: is empty; it was cut off, or is no store: take a copy, or delete it and enrol anew")
     if not head.startswith(SQLITE_MARK[: len(head)]):
         raise ValueError(f"{path}: is no store (no SQLite file); name one that `vagitus enrol` made")
     if size > MAX_BYTES:
@@ -276,7 +316,7 @@ def _check_file(path: Path) -> None:
     page = int.from_bytes(head[16:18], "big") if len(head) == 100 else 0
     # 1 stands for 65,536, which does not fit into two bytes (sqlite.org/fileformat2.html, section 1.3.2).
     n_wanted = int.from_bytes(head[28:32], "big") * (page if page != 1 else 1 << 16)
-    journal = path.with_name(f"{path.name}-journal")
+    journal = _journal(path)
     # A process that was killed leaves its journal beside the file, from which SQLite puts it right.
     if (len(head) < 100 or size < n_wanted) and not journal.exists():
         raise ValueError(f"{path}: is cut off, {size:,} of {n_wanted:,} bytes; take a copy, or enrol anew")
@@ -308,6 +348,10 @@ def _checked(path: Path, connection: sqlite3.Connection) -> tuple[str, int, int]
     return str(identity), dim, int(rate_hz)
 
 
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")  # SQLite's name for it
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # mode=rw: a name that is not there is an error and no new file. No transaction but those begun here.
     connection = sqlite3.connect(
@@ -317,6 +361,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         "trusted_schema = OFF",  # what a file made by a stranger defines is not run
         "cell_size_check = ON",
         "secure_delete = ON",
+        "temp_store = MEMORY",  # or a rewrite would go through a file elsewhere
         "journal_mode = DELETE",  # a write-ahead log would keep what was erased
         "synchronous = FULL",
     ):

@@ -10,6 +10,7 @@ contradicts its subjects, a submission that lacks a pair.
 
 import csv
 import io
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,23 +72,26 @@ def read_trials(path: Path | str) -> TrialTable:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or [])
-        for column in ("enrolled", "tested"):
-            if column not in columns:
-                raise ValueError(
-                    f"{path}: has no column {column!r}; a trial is a path in enrolled and one in tested"
-                )
-        rows = list(reader)
+    columns, rows = _table(path)
+    for column in ("enrolled", "tested"):
+        if column not in columns:
+            raise ValueError(
+                f"{path}: has no column {column!r}; a trial is a path in enrolled and one in tested"
+            )
     if not rows:
         raise ValueError(f"{path}: holds no trial; give a row for each pair")
-    has_subjects = {"enrolled_subject", "tested_subject"} <= columns
+    has_subjects = "enrolled_subject" in columns
+    if has_subjects != ("tested_subject" in columns):
+        raise ValueError(
+            f"{path}: has one of enrolled_subject and tested_subject; give both columns, or neither"
+        )
     pairs: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows, start=2):
         pair = (row["enrolled"] or "").strip(), (row["tested"] or "").strip()
         if "" in pair:
             raise ValueError(f"{path}, row {number}: a recording is blank; a trial needs both")
+        # One file has one name: ./a.wav is a.wav.
+        pair = os.path.normpath(pair[0]), os.path.normpath(pair[1])
         # Which of two is enrolled makes no difference to a cosine.
         if (before := pairs.get(pair) or pairs.get(pair[::-1])) is not None:
             raise ValueError(f"{path}, row {number}: repeats the trial of row {before}; give each once")
@@ -120,6 +124,16 @@ def read_trials(path: Path | str) -> TrialTable:
         labels = given
     enrolled, tested = (tuple(found[pair[side]] for pair in pairs) for side in (0, 1))
     return TrialTable(enrolled, tested, labels, first, second)
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Columns and rows of a CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is no CSV in UTF-8 ({error}); save it as one") from error
 
 
 def _label(path: Path, number: int, text: str | None) -> int:
@@ -261,17 +275,17 @@ def read_pairs(path: Path | str, sessions: Mapping[Session, object]) -> Pairs:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if missing := [name for name in PAIR_COLUMNS if name not in columns]:
-            raise ValueError(f"{path}: has no column {missing[0]!r}; download it again")
-        rows = list(reader)
+    columns, table = _table(path)
+    if missing := [name for name in PAIR_COLUMNS if name not in columns]:
+        raise ValueError(f"{path}: has no column {missing[0]!r}; download it again")
+    rows = [{name: row[name] or "" for name in columns} for row in table]
     if not rows:
         raise ValueError(f"{path}: holds no pair; download it again")
     seen: dict[tuple[str, ...], int] = {}
     for number, row in enumerate(rows, start=2):
         pair = row["baby_id_B"], row["baby_id_D"]
+        if not row["id"]:
+            raise ValueError(f"{path}, row {number}: its id is blank; download it again")
         for session in zip(pair, "BD", strict=True):
             if session not in sessions:
                 raise FileNotFoundError(
@@ -372,26 +386,21 @@ def read_submission(path: Path | str, pairs: Pairs) -> FloatArray:
         raise FileNotFoundError(f"{path}: no such file")
     index = {name: i for i, name in enumerate(pairs.ids)}
     scores = np.full(len(index), np.nan)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != SUBMISSION_COLUMNS:
-            raise ValueError(
-                f"{path}: its columns must be id,score, found {','.join(reader.fieldnames or ())}"
-            )
-        for number, row in enumerate(reader, start=2):
-            i = index.get(row["id"])
-            if i is None:
-                raise ValueError(f"{path}, row {number}: id {row['id']!r} is no pair of {pairs.source}")
-            if not np.isnan(scores[i]):
-                raise ValueError(
-                    f"{path}, row {number}: id {row['id']!r} stands there twice; score a pair once"
-                )
-            try:
-                scores[i] = float(row["score"])
-            except (TypeError, ValueError):
-                scores[i] = np.nan
-            if not np.isfinite(scores[i]):
-                raise ValueError(f"{path}, row {number}: score {row['score']!r} is no finite number")
+    columns, rows = _table(path)
+    if tuple(columns) != SUBMISSION_COLUMNS:
+        raise ValueError(f"{path}: its columns must be id,score, found {','.join(columns)}")
+    for number, row in enumerate(rows, start=2):
+        i = index.get(row["id"] or "")
+        if i is None:
+            raise ValueError(f"{path}, row {number}: id {row['id']!r} is no pair of {pairs.source}")
+        if not np.isnan(scores[i]):
+            raise ValueError(f"{path}, row {number}: id {row['id']!r} stands there twice; score a pair once")
+        try:
+            scores[i] = float(row["score"] or "")
+        except ValueError:
+            scores[i] = np.nan
+        if not np.isfinite(scores[i]):
+            raise ValueError(f"{path}, row {number}: score {row['score']!r} is no finite number")
     if (missing := np.flatnonzero(np.isnan(scores))).size:
         raise ValueError(
             f"{path}: {missing.size} of {len(index)} pairs are missing, first {pairs.ids[missing[0]]!r}; score all"

@@ -46,6 +46,7 @@ N_COHORT = 200  # nearest of a cohort that normalise a score; published systems 
 RESAMPLED_VALUES = 1 << 21  # weights of trials held at once, 16 MB
 MODEL_ENCODER_VERSION = 1  # raise it when the embeddings of the same model file change
 WINDOWS_AT_ONCE = 64
+MAX_CROP_S = 600.0  # of a concatenation, which repeats a session that is shorter
 FALSE_ACCEPTS = tuple(np.geomspace(1e-3, 1.0, 61).tolist())  # where a DET curve's band is drawn
 
 
@@ -441,7 +442,9 @@ def detection_band(
         a, r = curves.at(weights)
         # The last point that accepts no more than that.
         at = [np.searchsorted(row, grid + 1e-12, side="right") - 1 for row in a]
-        draws.append(np.stack([row[i] for row, i in zip(r, at, strict=True)]))
+        found = np.stack([row[i] for row, i in zip(r, at, strict=True)])
+        # A draw of one subject alone has nobody to be taken for, and no rate of it.
+        draws.append(np.where(np.isnan(a[:, :1]), np.nan, found))
         return draws[-1][:, 0]
 
     statistic, subjects = of_subjects(rejects, first, second)
@@ -518,8 +521,11 @@ def concatenations(
     for _ in range(n_views):
         joined = np.concatenate([segments[i] for i in rng.permutation(len(segments))])
         if n_samples is not None:
-            while len(joined) < n_samples:
-                joined = np.concatenate([joined, *(segments[i] for i in rng.permutation(len(segments)))])
+            parts, n_joined = [joined], len(joined)
+            while n_joined < n_samples:
+                parts += [segments[i] for i in rng.permutation(len(segments))]
+                n_joined += sum(map(len, segments))
+            joined = np.concatenate(parts)
             start = int(rng.integers(len(joined) - n_samples + 1))
             joined = joined[start : start + n_samples]
         crops.append(joined)
@@ -539,12 +545,30 @@ def embed_session(
     Args:
         encoder: of ``open_voice``.
         segments: each (n_samples,) at the encoder's rate.
-        crop_s, n_views: see ``concatenations``.
+        crop_s: over 0 to ``MAX_CROP_S``, or None.
+        n_views: see ``concatenations``.
+
+    Raises:
+        ValueError: ``crop_s`` out of range, or as ``concatenations`` and ``Encoder.embed``.
     """
+    check_crop(crop_s)
     n_samples = None if crop_s is None else round(crop_s * encoder.sample_rate_hz)
     if n_samples is None and len(segments) == 1:
         n_views = 1
-    return np.stack([encoder.embed(crop) for crop in concatenations(segments, n_samples, n_views, rng)])
+    # One at a time: all views of an hour at once would be gigabytes.
+    return np.stack(
+        [encoder.embed(concatenations(segments, n_samples, 1, rng)[0]) for _ in range(n_views)]
+    )
+
+
+def check_crop(crop_s: float | None) -> None:
+    """Refuse a length of concatenations that is none.
+
+    Raises:
+        ValueError: not over 0 to ``MAX_CROP_S``.
+    """
+    if crop_s is not None and not 0 < crop_s <= MAX_CROP_S:
+        raise ValueError(f"a crop must be over 0 to {MAX_CROP_S:g} s, got {crop_s:g}; leave it out to take all")
 
 
 # Encoders.

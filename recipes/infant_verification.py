@@ -507,7 +507,9 @@ def lines_of(arm: str, folds: Sequence[Scored], cries: Cries) -> list[dict[str, 
                 }
             )
     ranks = np.concatenate([ranks_of(cries, fold) for fold in folds])
-    n_known = np.mean([len(set(cries.infant[np.unique(fold.first)].tolist())) for fold in folds])
+    # The last recording of a fold is first in no pair.
+    heard = [np.concatenate([fold.first, fold.second]) for fold in folds]
+    n_known = np.mean([len(set(cries.infant[own].tolist())) for own in heard])
     rates = {f"rank {k}": identification_rate(ranks, k) for k in (1, 5, 10)}
     lines.append(
         {

@@ -56,6 +56,18 @@ def test_who_may_be_the_same_infant_older_is_in_no_trial() -> None:
     assert found["same phone"] == {(0, 2): 1, (1, 2): 1, **{(a, 4): 0 for a in range(4)}}
 
 
+def test_all_infants_of_a_fold_are_those_a_probe_is_looked_for_among() -> None:
+    module, cries = some_cries()
+    i, j = np.triu_indices(6, 1)
+    scores = np.random.default_rng(0).standard_normal(len(i))
+    (line,) = (
+        line
+        for line in module.lines_of("fused", [module.Scored(i, j, scores, scores)], cries)
+        if line["kind"] == "identification"
+    )
+    assert (line["n_probes"], line["mean_infants"]) == (1, 4.0)
+
+
 def test_the_control_does_not_hear_the_cries() -> None:
     module, cries = some_cries()
     rng = np.random.default_rng(0)

@@ -428,7 +428,9 @@ def test_one_column_of_subjects_is_refused(folder: Path) -> None:
         read_trials(table(folder, "0.wav,1.wav,1,a", header="enrolled,tested,label,tested_subject"))
 
 
-@pytest.mark.parametrize("data", [b"enrolled,tested\n\xff\xfe,1.wav\n", b'enrolled,tested\n"' + b"x" * 140_000])
+@pytest.mark.parametrize(
+    "data", [b"enrolled,tested\n\xff\xfe,1.wav\n", b'enrolled,tested\n"' + b"x" * 140_000]
+)
 def test_what_is_no_csv_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "trials.csv"
     path.write_bytes(data)

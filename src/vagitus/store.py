@@ -10,7 +10,8 @@ Conventions
 A change is a transaction: a process that is killed leaves the store as it was before or after. A store is refused
 that another version or another program wrote, that is cut off or damaged, or whose embeddings another
 encoder made. Erasing overwrites what it erases with zeros, in the file (SQLite's secure_delete) and in the journal
-of the change, and rewrites the file. What a flash disk, a file system's snapshots or a backup keep of older states is beyond a file's reach.
+of the change, and rewrites the file.
+What a flash disk, a file system's snapshots or a backup keep of older states is beyond a file's reach.
 
 An embedding of a voice is biometric data: the file is made readable for its owner alone.
 """
@@ -177,7 +178,7 @@ class Store:
 
     @contextmanager
     def _journal_overwritten(self) -> Iterator[None]:
-        """Within, a journal is kept; after, it is zeros and deleted. It holds the pages as they were before a change."""
+        """Overwrite the journal before it is deleted: it holds the pages as they were before the change."""
         execute = self._connection.execute
         with _translated(self.path):
             execute("PRAGMA locking_mode = EXCLUSIVE")  # or the journal could be another process's by then
@@ -308,7 +309,9 @@ def _check_file(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(100)
     if not head:
-        raise ValueError(f"{path}: is empty; it was cut off, or is no store: take a copy, or delete it and enrol anew")
+        raise ValueError(
+            f"{path}: is empty; it was cut off, or is no store: take a copy, or delete it and enrol anew"
+        )
     if not head.startswith(SQLITE_MARK[: len(head)]):
         raise ValueError(f"{path}: is no store (no SQLite file); name one that `vagitus enrol` made")
     if size > MAX_BYTES:

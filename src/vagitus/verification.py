@@ -556,9 +556,7 @@ def embed_session(
     if n_samples is None and len(segments) == 1:
         n_views = 1
     # One at a time: all views of an hour at once would be gigabytes.
-    return np.stack(
-        [encoder.embed(concatenations(segments, n_samples, 1, rng)[0]) for _ in range(n_views)]
-    )
+    return np.stack([encoder.embed(concatenations(segments, n_samples, 1, rng)[0]) for _ in range(n_views)])
 
 
 def check_crop(crop_s: float | None) -> None:
@@ -568,7 +566,9 @@ def check_crop(crop_s: float | None) -> None:
         ValueError: not over 0 to ``MAX_CROP_S``.
     """
     if crop_s is not None and not 0 < crop_s <= MAX_CROP_S:
-        raise ValueError(f"a crop must be over 0 to {MAX_CROP_S:g} s, got {crop_s:g}; leave it out to take all")
+        raise ValueError(
+            f"a crop must be over 0 to {MAX_CROP_S:g} s, got {crop_s:g}; leave it out to take all"
+        )
 
 
 # Encoders.

@@ -223,7 +223,7 @@ def test_trials_of_one_kind_are_refused_before_anything_is_written(
 
 
 def test_cut_needs_a_cry(vagitus: Command, folder: Path) -> None:
-    (folder / "silent.csv").write_text("enrolled,tested,label\ncry.wav,s1-0.wav,1\ncry.wav,silence.wav,0\n")
+    (folder / "silent.csv").write_text("enrolled,tested,label\nsilence.wav,cry.wav,0\ncry.wav,s1-0.wav,1\n")
     run = vagitus("verify", folder / "model.safetensors", folder / "silent.csv", "--cut")
     assert "silence.wav: no cry was found" in refused(run)
 

@@ -119,7 +119,9 @@ class StudyConfig(BaseModel):
                 f"ge2e-probe needs encoder = 'ge2e:FILE', got {self.encoder!r}; or name encoder-probe"
             )
         if self.split != "sites" and any(name.startswith(PREFIX) for name in self.arms):
-            raise ValueError("an arm that adapts needs a site to adapt to: split = 'sites' (--leave-one-site-out)")
+            raise ValueError(
+                "an arm that adapts needs a site to adapt to: split = 'sites' (--leave-one-site-out)"
+            )
         if self.target_site and self.split != "sites":
             raise ValueError("a target site needs split = 'sites'")
         if self.repeats > 1 and self.split == "column":

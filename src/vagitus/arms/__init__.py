@@ -46,7 +46,7 @@ ARMS: dict[str, Arm] = {
         partial(fine_tuned, source="simclr"),
     ),
     "simclr+target": Arm(
-        "the same, with more such learning from the training side's own recordings",
+        "res8 that learned from sounds without labels, the training side's own too, then fine-tuned",
         "simclr",
         partial(continued, source="simclr"),
     ),

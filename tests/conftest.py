@@ -1,9 +1,11 @@
-"""Where the real recordings are: $VAGITUS_DATA, else ``../shared/data`` beside the checkout."""
+"""Where the real recordings are, $VAGITUS_DATA or else ``../shared/data`` beside the checkout; the command line."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from in_process import Command, Run
 
 BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -29,3 +31,19 @@ def data_root() -> Path:
     if root is None:
         pytest.skip("no real recordings: set VAGITUS_DATA to the folder that holds the corpora")
     return root
+
+
+@pytest.fixture
+def vagitus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command within this process, which spares a second of imports for every call."""
+
+    def run(*words: str | Path) -> Run:
+        from vagitus import cli
+
+        monkeypatch.setattr(sys, "argv", ["vagitus", *map(str, words)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert isinstance(done.value.code, int)
+        return Run(done.value.code, *capsys.readouterr())
+
+    return run

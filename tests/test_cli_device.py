@@ -12,42 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import soundfile
+from in_process import Command, Run
 from onnx_data import RATE_HZ, exported, model_file, noise
 
-from vagitus import cli, parity, stream
+from vagitus import parity, stream
 from vagitus.predict import Predictor
 
 NOTICE = "Research use only, not a diagnosis."
-
-
-class Run(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-class Command(Protocol):
-    def __call__(self, *words: str | Path) -> Run: ...
-
-
-@pytest.fixture
-def vagitus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command within this process, which spares a second of imports for every call."""
-
-    def run(*words: str | Path) -> Run:
-        monkeypatch.setattr(sys, "argv", ["vagitus", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        assert isinstance(done.value.code, int)
-        return Run(done.value.code, *capsys.readouterr())
-
-    return run
 
 
 def started(*words: str | Path, **options: Any) -> "subprocess.Popen[bytes]":

@@ -2,46 +2,20 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import pytest
 import soundfile
+from in_process import Command, Run
 from test_verification import make_cryceleb, model_file, sound
 
-from vagitus import cli
 from vagitus.corpora import simulated
 from vagitus.segment import read_events
 
 NOTICE = "Research use only, not a diagnosis."
 CAUTION = "no proof of who was recorded"
 RATE_HZ = 8_000
-
-
-class Run(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-class Command(Protocol):
-    def __call__(self, *words: str | Path) -> Run: ...
-
-
-@pytest.fixture
-def vagitus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command within this process, which spares a second of imports for every call."""
-
-    def run(*words: str | Path) -> Run:
-        monkeypatch.setattr(sys, "argv", ["vagitus", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        assert isinstance(done.value.code, int)
-        return Run(done.value.code, *capsys.readouterr())
-
-    return run
 
 
 def refused(run: Run) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vagitus.store import FORMAT, Store, create_store, open_store, recording_name
+from vagitus.store import FORMAT, Store, create_store, open_store
 
 DIM = 6
 
@@ -298,8 +298,3 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         made(tmp_path / "file" / "s.db")
-
-
-def test_a_recordings_name_is_of_its_bytes() -> None:
-    assert recording_name(b"a") != recording_name(b"b")
-    assert recording_name(b"a") == recording_name(b"a") and len(recording_name(b"a")) == 32

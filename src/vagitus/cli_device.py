@@ -207,8 +207,7 @@ def _exported(
         if not is_onnx:
             exported = target if form is Form.ONNX else folder / "model.onnx"
             parity = export_onnx(model, exported, recordings=recordings, licence=licence)
-        if form is Form.INT8:
-            assert recordings is not None
+        if form is Form.INT8 and recordings is not None:
             parity = quantise(exported, recordings, target, limits=INT8_LIMITS, licence=licence)
         if form is Form.PAGE:
             from vagitus.serve import export_page

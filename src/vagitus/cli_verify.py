@@ -531,8 +531,9 @@ def enrol(
     as_json: AsJson = False,
 ) -> None:
     """Keep embeddings of a subject's recordings, all or none; makes the store if there is none."""
+    from vagitus.files import content_hash
     from vagitus.predict import find_recordings
-    from vagitus.store import check_name, create_store, open_store, recording_name
+    from vagitus.store import check_name, create_store, open_store
     from vagitus.verification import check_crop, open_voice
 
     # What can be refused at once is, and not after an hour of embedding.
@@ -543,9 +544,7 @@ def enrol(
         open_store(store, identity=encoder.identity).close()
     ear = _detector(None) if cut else None
     paths = find_recordings(audio)
-    named = {
-        recording_name(path.read_bytes()): _embedded(encoder, path, ear, views, crop, seed) for path in paths
-    }
+    named = {content_hash(path): _embedded(encoder, path, ear, views, crop, seed) for path in paths}
     if store.exists():
         opened = open_store(store, identity=encoder.identity)
     else:

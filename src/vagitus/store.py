@@ -35,7 +35,6 @@ MAX_DIM = 1 << 16
 MAX_BYTES = 2 << 30
 MAX_NAME = 200  # characters of a subject's name
 CHECKSUM_BYTES = 16
-RECORDING_DIGITS = 32
 PAGE_BYTES = 4096
 SQLITE_MARK = b"SQLite format 3\0"
 
@@ -85,7 +84,7 @@ class Store:
 
         Args:
             subject: 1 to ``MAX_NAME`` printable characters, without blanks at its ends.
-            recordings: ``recording_name`` → (dim,), or (n_views, dim) of which the mean is kept.
+            recordings: ``files.content_hash`` of each → (dim,), or (n_views, dim) of which the mean is kept.
 
         Returns:
             How many were new; the subject's own that are here already are passed over.
@@ -227,11 +226,6 @@ def check_name(subject: str) -> None:
         raise ValueError(
             f"subject {subject!r}: give 1 to {MAX_NAME} printable characters, no blanks at the ends"
         )
-
-
-def recording_name(sound: bytes) -> str:
-    """What the store calls a recording: a hash of its bytes, or of its samples' where there is no file."""
-    return hashlib.blake2b(sound, digest_size=RECORDING_DIGITS // 2).hexdigest()
 
 
 def create_store(path: Path | str, *, identity: str, dim: int, sample_rate_hz: int) -> Store:

@@ -6,7 +6,7 @@ for a 3 x 3 kernel under a 3 x 4 pool, times a matrix that holds the kernel once
 of rows stays in the cache from product to mean, and the backward pass computes it again instead of reading it.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,6 @@ def pooled_convolution(conv: nn.Module, pool: nn.AvgPool2d, x: Tensor) -> Tensor
         (batch, channels, height / pool, width / pool), rounded down.
     """
     if _by_blocks(conv, x):
-        assert isinstance(conv, nn.Conv2d)  # for the type checker
         height, width = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
         pooled: Tensor = _PooledConvolution.apply(x, conv.weight, int(height), int(width))  # type: ignore[no-untyped-call]
         return pooled
@@ -36,7 +35,7 @@ def pooled_convolution(conv: nn.Module, pool: nn.AvgPool2d, x: Tensor) -> Tensor
     return pooled
 
 
-def _by_blocks(conv: nn.Module, x: Tensor) -> bool:
+def _by_blocks(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     return (
         type(conv) is nn.Conv2d
         and conv.bias is None

@@ -140,10 +140,11 @@ def measure(name: str, n_rounds: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--network", choices=N_CLIPS, nargs="+", default=list(N_CLIPS))
     parser.add_argument("--json", type=Path, help="append the lines to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name in N_CLIPS:
+    for name in arguments.network:
         line = measure(name, arguments.rounds)
         print(f"{name}: clips/s {line['clips_per_s']}, ratio to plain {line['ratios']}", flush=True)
         if arguments.json:

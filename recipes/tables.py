@@ -182,12 +182,11 @@ def plot_smaller(name: str) -> None:
 def robustness_section(name: str) -> str:
     """Areas under the curves of every network, and the curves' points in noise and when cut short."""
     about, *lines = read_results(name)
-    text = f"\n## {about['data']}: do smaller networks break sooner? ({name})\n\n"
+    baseline = about.get("baseline", "dense")
+    text = f"\n## {about['data']}: {name.replace('-', ' ')} ({name})\n\n"
     text += f"`python recipes/{name.replace('-', '_')}.py`\n\n{about['n_recordings']} recordings, "
-    text += f"{about['n_subjects']} subjects, `{about['model']}` out of fold, seed {about['seed']}. AUROC; in bold the "
-    text += (
-        "mean along a curve (its area over its span) with the paired difference from the dense network.\n\n"
-    )
+    text += f"{about['n_subjects']} subjects, out of fold, seed {about['seed']}. AUROC; in bold the "
+    text += f"mean along a curve (its area over its span) with the paired difference from {baseline}.\n\n"
     ways = about["ways"]
     rows = [["curve", *ways], ["---"] * (1 + len(ways))]
     for kind, curve in dict.fromkeys((line["condition"], line["name"]) for line in lines):

@@ -593,21 +593,14 @@ def _score_recording(
         return error
     except FileNotFoundError as error:
         return AudioError(str(error))
-    clips: dict[str, Float32] = {}  # drawn for this recording
     logits: dict[str, list[FloatArray]] = {model: [] for model in plan.scorers}
-    for condition in plan.conditions:
-        rng = _rng(plan.seed, f"{name}\0{start_s}\0{end_s}", condition)
-        noise = None
-        if condition.kind == "noise" and condition.name in plan.noises:
-            pool = plan.noises[condition.name]
-            path_of_noise = pool[int(rng.integers(len(pool)))]  # the same at every level
-            if condition.name not in clips:
-                clips[condition.name] = _read_noise(path_of_noise, plan.sample_rate_hz)
-            noise = clips[condition.name]
-        change = Change(condition.name, condition.level, plan.sample_rate_hz, rng, noise)
+    key = f"{name}\0{start_s}\0{end_s}"
+    for condition, perturb in perturbations(
+        plan.conditions, plan.noises, key, plan.sample_rate_hz, plan.seed
+    ):
         heard: dict[FeatureConfig, Float32] = {}
         try:
-            waveforms = _waveforms(clean, condition, change)
+            waveforms = _waveforms(clean, condition, plan.sample_rate_hz, perturb)
             for config in {scorer.features for scorer in plan.scorers.values()}:
                 heard[config] = _features(waveforms[config.sample_rate_hz], config, condition)
         except ValueError as error:
@@ -627,13 +620,50 @@ def _logits(model: str, scorer: Scorer, features: Float32) -> FloatArray:
     return logits
 
 
-def _waveforms(clean: dict[int, Float32], condition: Condition, change: Change) -> dict[int, Float32]:
-    """The recording under a condition, at every rate."""
-    perturb = KINDS[condition.kind].perturb
-    if perturb is None:
+def perturbations(
+    conditions: Iterable[Condition],
+    noises: Mapping[str, Sequence[Path]],
+    recording: str,
+    sample_rate_hz: int,
+    seed: int,
+) -> Iterator[tuple[Condition, Callable[[Float32], Float32]]]:
+    """Each condition with what it does to the waveform of one recording; chance is the recording's own.
+
+    Args:
+        noises: class -> clips, of the classes that conditions name.
+        recording: what tells it from others; the same always meets the same clips and rooms.
+        sample_rate_hz: of the waveforms.
+        seed: >= 0.
+
+    Raises:
+        ValueError: a clip of noise that is silent or cannot be read.
+    """
+    clips: dict[str, Float32] = {}  # drawn for this recording
+    for condition in conditions:
+        rng = _rng(seed, recording, condition)
+        noise = None
+        if condition.kind == "noise" and condition.name in noises:
+            pool = noises[condition.name]
+            path_of_noise = pool[int(rng.integers(len(pool)))]  # the same at every level
+            if condition.name not in clips:
+                clips[condition.name] = _read_noise(path_of_noise, sample_rate_hz)
+            noise = clips[condition.name]
+        change = Change(condition.name, condition.level, sample_rate_hz, rng, noise)
+        yield condition, partial(_perturb, change=change, by=KINDS[condition.kind].perturb)
+
+
+def _perturb(x: Float32, change: Change, by: Callable[[Float32, Change], Float32] | None) -> Float32:
+    return x if by is None else by(x, change)
+
+
+def _waveforms(
+    clean: dict[int, Float32], condition: Condition, rate_hz: int, perturb: Callable[[Float32], Float32]
+) -> dict[int, Float32]:
+    """The recording under a condition, at every rate; perturbed at one, ``rate_hz``."""
+    if KINDS[condition.kind].perturb is None:
         return clean
-    perturbed = perturb(clean[change.sample_rate_hz], change)
-    return {rate_hz: resample(perturbed, change.sample_rate_hz, rate_hz) for rate_hz in clean}
+    perturbed = perturb(clean[rate_hz])
+    return {other_hz: resample(perturbed, rate_hz, other_hz) for other_hz in clean}
 
 
 def _features(waveform: Float32, config: FeatureConfig, condition: Condition) -> Float32:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cry_tables import SECTIONS as CRY_SECTIONS
+from representation_table import PREFIX, overview
 
 from vagitus.files import write_atomic
 
@@ -438,7 +439,8 @@ def write_tables() -> None:
     names = sorted(path.stem for folder in (RESULTS, BENCHMARKS) for path in folder.glob("*.jsonl"))
     kinds = {name: read_results(name)[0]["kind"] for name in names}
     made = [size_section(name) if name in SIZES else SECTIONS[kinds[name]](name) for name in names]
-    write_atomic(ROOT / "RESULTS.md", HEAD + "".join(made))
+    learned_elsewhere = {name: read_results(name) for name in names if name.startswith(PREFIX)}
+    write_atomic(ROOT / "RESULTS.md", HEAD + overview(learned_elsewhere) + "".join(made))
     for name in names:
         if kinds[name] == "compression":
             plot_smaller(name)

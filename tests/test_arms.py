@@ -142,6 +142,32 @@ def test_a_transferred_arm_begins_with_the_sources_weights_and_a_head_of_its_own
             torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
 
 
+def test_layers_of_a_source_are_frozen_or_learn_more_slowly_as_the_budget_says(
+    dataset: Dataset, fold: Fold
+) -> None:
+    source, _ = load_model(dataset.sources["words"])
+    before = {name: value.clone() for name, value in source.named_parameters()}
+
+    def moved(**how: str | float) -> dict[str, float]:
+        budget = study_data.BUDGET.model_copy(update=how)
+        model, _ = train_network(dataset, fold, budget, None, table="words", start=source)
+        return {
+            name: float((value.detach() - before[name]).abs().mean())
+            for name, value in model.named_parameters()
+            if name in before and not name.startswith("head.")
+        }
+
+    first, *middle, last = layers = [name for name in before if not name.startswith("head.")]
+    free = moved()
+    assert min(free[name] for name in layers) > 0
+    frozen = moved(freeze_up_to=middle[0].removesuffix(".weight"))
+    assert frozen[first] == frozen[middle[0]] == 0 and frozen[last] > 0
+    slowed = moved(layer_decay=0.3)
+    assert slowed[first] / free[first] < 0.1 < slowed[last] / free[last]
+    with pytest.raises(ValueError, match=r"no layer 'convs\.99'"):
+        moved(freeze_up_to="convs.99")
+
+
 @pytest.mark.parametrize("part", ["test", "unlabelled"])
 def test_continued_learning_hears_the_training_side_without_labels_and_never_the_test_side(
     part: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores], tmp_path: Path

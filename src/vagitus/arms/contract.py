@@ -32,6 +32,9 @@ class Budget(BaseModel):
         train: of the networks.
         rates: the learning rate of ``train`` times each of these is tried by every network arm, each with all
             members, and the one that ranks the dev parts best is taken.
+        freeze_up_to: the last layer of a source model that is not trained, by its name in the model, and with it all
+            before; "" trains all.
+        layer_decay: of a source model's layers, each learns this many times as fast as the next one; 1 all alike.
         continued: of learning without labels from the training side's own recordings.
         compress: how the networks of an arm NAME+compressed are made smaller.
     """
@@ -44,6 +47,8 @@ class Budget(BaseModel):
     grid: str = Field("full", pattern="^(full|small)$")
     train: TrainConfig = TrainConfig()
     rates: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    freeze_up_to: str = ""
+    layer_decay: float = Field(1.0, gt=0, le=1)
     continued: TrainConfig = SELF_SUPERVISED.model_copy(update={"epochs": 20, "warmup_epochs": 2.0})
     compress: CompressConfig = CompressConfig()
 

@@ -20,7 +20,7 @@ from vagitus.models import build_model
 from vagitus.splits import Fold
 from vagitus.tensor_train.compress import count_parameters
 from vagitus.training import CropBatches, Record, Supervised, fit, score_recordings
-from vagitus.transfer import new_task
+from vagitus.transfer import freeze_up_to, layer_rates, new_task
 
 MEMBER_SEEDS = 1000  # seeds of one study's members do not meet those of the next seed's
 
@@ -203,20 +203,25 @@ def train_network(
 
     Args:
         table: which of the dataset's tables it reads.
-        start: a source model: its weights and batch-norm statistics are kept, its head is drawn anew and
-            ``model_name`` plays no part.
+        start: a source model: its weights and batch-norm statistics are kept, its head is drawn anew, ``budget``
+            says what of it is frozen or learns more slowly, and ``model_name`` plays no part.
 
     Raises:
-        ValueError: the window is shorter than the least input of the model.
+        ValueError: the window is shorter than the least input of the model, or the source has no such layer.
     """
     features = dataset.tables[table]
-    window_frames = window_length(dataset, budget, table)
+    window_frames, n_rows = window_length(dataset, budget, table), features.config.n_rows
+    rates = None
     if start is not None:
         model = new_task(start, dataset.n_classes, seed=budget.seed)
+        if budget.freeze_up_to:
+            freeze_up_to(model, budget.freeze_up_to, n_mels=n_rows)
+        if budget.layer_decay < 1:
+            rates = layer_rates(model, budget.layer_decay, n_mels=n_rows)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(budget.seed)
-            model = build_model(model_name, n_mels=features.config.n_rows, n_classes=dataset.n_classes)
+            model = build_model(model_name, n_mels=n_rows, n_classes=dataset.n_classes)
     _refuse_short_window(model, window_frames, features.config.frames_per_s)
     batches = _crops(dataset, fold, budget, table)
     history = fit(
@@ -226,6 +231,7 @@ def train_network(
         budget.train,
         steps_per_epoch=len(batches),
         seed=budget.seed,
+        rates=rates,
         dev_score=dev_score(dataset, fold, budget, table),
         state_path=state_path,
         on_epoch=on_epoch,

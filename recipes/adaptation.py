@@ -53,6 +53,7 @@ LOGMEL = PRESETS["heart"]
 MAP_FRONT_END = PRESETS["heart"].vary(window_ms=48.0, hop_ms=8.0, n_fft=128)
 N_BINS = sum(HEART_PHASES.values())
 WINDOW_FRAMES = {"logmel": round(3.0 * LOGMEL.frames_per_s), "map": N_BINS}
+HEART_INPUTS = ("map", "logmel")
 N_NOISY = 2
 SOUNDING = ("s1", "systole", "s2")
 SEEDS = (0, 1, 2)
@@ -199,7 +200,8 @@ def load() -> Data:
 
 def load_noisy(site: str, what: str, data: Data) -> list[list[Float32]]:
     lengths = np.array([x.shape[1] for x in data.logmel])
-    with np.load(OUT / f"noisy-{site}.npz", allow_pickle=False) as held:
+    name = f"noisy-{site}.npz" if what in HEART_INPUTS else f"noisy-{what}-{site}.npz"
+    with np.load(OUT / name, allow_pickle=False) as held:
         if what == "map":
             return [list(held[f"maps{copy}"]) for copy in range(N_NOISY)]
         return [np.split(held[f"logmel{copy}"], np.cumsum(lengths)[:-1], axis=1) for copy in range(N_NOISY)]
@@ -266,15 +268,13 @@ def run_network(
     try:
         heard, given, name = sources, Target(target), method
         if "tni" in method:
-            if what not in ("map", "logmel"):
-                raise ValueError("tni is measured on the heart sounds alone")
             noisy = [[version[i] for i in fold.train] for version in load_noisy(site, what, data)]
             heard = sources._replace(noisy=noisy)
         if method.startswith("few-labels"):
             name, _, k = method.partition(" ")
             few = choose_subjects(data.labels[fold.test], data.names[fold.test], int(k), seed=seed)
             labels = data.labels[fold.test][few.labelled]
-            given = Target(target, [target[i] for i in few.labelled], labels)
+            given = Target([target[i] for i in few.rest], [target[i] for i in few.labelled], labels)
             line["labelled"] = few.labelled.tolist()
         if method != "source":
             adapted = adapt_network(model, heard, given, name, FURTHER, window_frames=window, seed=seed)
@@ -310,7 +310,7 @@ def main() -> None:
     )
     parser.add_argument("--root", type=Path, default=None)
     parser.add_argument("--prepare", action="store_true")
-    parser.add_argument("--inputs", nargs="+", default=["map", "logmel"])
+    parser.add_argument("--inputs", nargs="+", default=list(HEART_INPUTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--without", default="", help="a site that is left out of everything")

@@ -8,7 +8,8 @@ views without a network need no seed; their combination with the networks has on
 What is combined, and how much self-training keeps, is chosen for each target on its sources alone: each source in
 turn is scored by views fitted on the other sources (never the target), and of all combinations the one with the
 highest mean AUROC there is taken, sources weighing by the inverse variance that their AUROC has by chance. The
-networks of this nested round are those of seed 0 without the target (``adaptation.py --without``).
+networks of this nested round are those of seed 0 without the target (``adaptation.py --without``); one row, added
+later, takes those of each seed.
 """
 
 import json
@@ -17,7 +18,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from adaptation import LOGMEL, OUT, SEEDS, WINDOW_FRAMES, Data, load
+from adaptation import HEART_INPUTS, LOGMEL, OUT, SEEDS, WINDOW_FRAMES, Data, load
 from numpy.typing import NDArray
 from tables import RESULTS
 
@@ -27,6 +28,7 @@ from vagitus.adapt.self_training import distil_sources, rank_shares, self_train
 from vagitus.adapt.transport import standardise_sites
 from vagitus.corpora import load_corpus
 from vagitus.cycles import HEART_PHASES, Consensus, within_site_ranks
+from vagitus.dataset import logmel_statistics
 from vagitus.features import featurise_file
 from vagitus.files import write_atomic
 from vagitus.metrics import auroc, statistic, uar
@@ -47,9 +49,15 @@ ALONE = ", sources alone"
 KNOWN_ALONE = tuple(f"{view}{ALONE}" for view in ("consensus phase", "consensus map", "logistic phase"))
 EVERY_VIEW = ("consensus phase", "consensus map", "logistic phase", "network")
 FIXED_SHARE = 0.2
+CHOSEN_ANEW = "combined + self-training, chosen with the nested networks of each seed"
+MARKED_PLACED = "all views, marked recordings placed"
 Scores = dict[
     int, Floats
 ]  # seed -> (n,) share of rank at each recording's own site, NaN where it was not tested
+
+
+ASKED_MINUTES, ASKED_CORES = 60, 2  # for what TIMED_METHODS take on one input, three seeds
+TIMED_METHODS = ("source", "hafn", "safn", "entropy", "dann", "adabn", "tni", "steps", "steps+adabn")
 
 
 class Views(NamedTuple):
@@ -190,7 +198,9 @@ class Chosen(NamedTuple):
     source_parts: dict[str, dict[str, Floats]]  # site -> view -> shares, fitted without target and site
 
 
-def choose_on_sources(views: Views, runs: Sequence[dict[str, Any]], target: str, without: str) -> Chosen:
+def choose_on_sources(
+    views: Views, runs: Sequence[dict[str, Any]], target: str, without: str, seed: int = SEEDS[0]
+) -> Chosen:
     sources = [str(s) for s in np.unique(views.sites) if s not in (target, without)]
     source_parts = {}
     values: dict[Combination, float] = {}
@@ -200,7 +210,7 @@ def choose_on_sources(views: Views, runs: Sequence[dict[str, Any]], target: str,
         parts = views.score(train, test)
         if not without:
             for name, method in (("network", "source"), ("network adabn", "adabn")):
-                shares = network_shares(runs, views, "map", method, SEEDS[0], site, target)
+                shares = network_shares(runs, views, "map", method, seed, site, target)
                 if shares is not None:
                     parts[name] = shares
         source_parts[site] = parts
@@ -227,6 +237,7 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
         row[data.sites == site] = 0.5  # those without a cycle get the middle of the ranking
         row[views.rows[views.sites == site]] = shares
 
+    whole = standardise_sites(logmel_statistics(data.logmel), data.sites)
     for site in np.unique(data.sites).tolist():
         if site == without:
             continue
@@ -250,6 +261,8 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
             everything = tuple(name for name in EVERY_VIEW if name in own)
             if everything == EVERY_VIEW:
                 put("all views", seed, site, scores_of((everything, 0.0), own, second))
+                put(MARKED_PLACED, seed, site, scores_of((everything, 0.0), own, second))
+                place_marked(found[MARKED_PLACED][seed], data, whole, site, without)
                 put(
                     "all views + self-training", seed, site, scores_of((everything, FIXED_SHARE), own, second)
                 )
@@ -257,6 +270,12 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
                 continue
             put("combined", seed, site, scores_of(picked.without_self_training, own, second))
             put("combined + self-training", seed, site, scores_of(picked.with_self_training, own, second))
+            anew = picked
+            if not without and seed != SEEDS[0]:
+                anew = choose_on_sources(views, runs, site, without, seed)
+            has_networks = all("network adabn" in nested for nested in anew.source_parts.values())
+            if has_networks and set(anew.with_self_training[0]) <= set(own):
+                put(CHOSEN_ANEW, seed, site, scores_of(anew.with_self_training, own, second))
             names, share = picked.with_self_training
             first = np.mean([own[name] for name in names], axis=0)
             if share:
@@ -290,6 +309,16 @@ def all_scores(data: Data, views: Views, runs: Sequence[dict[str, Any]], without
                     if taken is not None:
                         put(f"map chosen by {rule}", seed, site, rank_shares(np.array(taken["test_margins"])))
     return {"scores": found, "chosen": chosen}
+
+
+def place_marked(row: Floats, data: Data, whole: Floats, site: str, without: str) -> None:
+    """Recordings without a cycle, in place: where a model of the sources' whole recordings ranks them at the target.
+
+    A logistic regression of statistics of the mean-free log-mel, standardised per site, in place of the middle.
+    """
+    train, test = ~np.isin(data.sites, (site, without)), data.sites == site
+    ranked = rank_shares(logistic(whole[train], data.labels[train], whole[test], PENALTY_VIEW))
+    row[test] = np.where(data.usable[test], row[test], ranked)
 
 
 def chosen_by(
@@ -341,21 +370,21 @@ def site_statistic(data: Data, shares: Floats, metric: str, sites: Sequence[str]
     return mean
 
 
-def mean_of(data: Data, by_seed: Scores, metric: str, sites: Sequence[str]) -> float:
-    """The mean over seeds and sites."""
-    whole = np.ones((1, len(data.labels)))
-    return float(np.mean([site_statistic(data, s, metric, sites)(whole)[0] for s in by_seed.values()]))
-
-
 def compared(
     data: Data, arm: Scores, baseline: Scores, metric: str, sites: Sequence[str]
 ) -> dict[str, float] | None:
     seeds = sorted(set(arm) & set(baseline))
     if not seeds:
         return None
+    # Whose labels were read is measured on neither side.
+    tested = {seed: np.isfinite(arm[seed]) & np.isfinite(baseline[seed]) for seed in seeds}
+    after, before = (
+        [site_statistic(data, np.where(tested[s], one[s], np.nan), metric, sites) for s in seeds]
+        for one in (arm, baseline)
+    )
     found: Comparison = paired_bootstrap(
-        [site_statistic(data, arm[seed], metric, sites) for seed in seeds],
-        [site_statistic(data, baseline[seed], metric, sites) for seed in seeds],
+        after,
+        before,
         np.arange(len(data.labels)),
         rng=np.random.default_rng(0),
         n_resamples=N_RESAMPLES,
@@ -382,8 +411,12 @@ def baselines(name: str) -> tuple[str, ...]:
         return ("map source",)
     if what in ("map", "logmel") and method != "source":
         head = method.split(" ")[0]
-        control = control_of(head)
-        return (f"{what} source", *([f"{what} {control}"] if control else []), "logmel source")
+        controls = [control_of(head)] if control_of(head) else []
+        if head == "few-labels":
+            controls.append("steps")  # without the target's statistics too
+        return (f"{what} source", *(f"{what} {control}" for control in controls), "logmel source")
+    if name == MARKED_PLACED:
+        return ("all views",)
     if name.startswith("combined + "):
         return ("combined", "control: distilled from sources", *KNOWN_ALONE, "map source", "logmel source")
     if not name.endswith(ALONE) and f"{name}{ALONE}" in KNOWN_ALONE:
@@ -464,34 +497,101 @@ def collect() -> list[dict[str, Any]]:
             )
         line |= source_side(name, runs, data)
         lines.append(line)
+    lines += time_taken(runs)
     lines.append({"kind": "shift", **shift(data, views)})
     return lines
 
 
-def source_side(name: str, runs: Sequence[dict[str, Any]], data: Data) -> dict[str, float]:
-    """AUROC and balanced accuracy on the sources' dev part, and at the target with the threshold set there."""
+def source_side(name: str, runs: Sequence[dict[str, Any]], data: Data) -> dict[str, Any]:
+    """On the sources' dev part: AUROC, and its paired change from the source network; at the target: balanced accuracy
+    with the threshold set there."""
     what, _, method = name.partition(" ")
-    own = [
-        run
-        for run in runs
-        if (run["input"], run["method"], run["without"]) == (what, method, "") and "test_margins" in run
-    ]
+    own = by_fold(runs, what, method)
     if not own:
         return {}
-    values, at_target = [], []
-    for run in own:
+    at_target = []
+    for run in own.values():
         y, margin = data.labels[run["dev"]], np.array(run["dev_margins"])
-        values.append(auroc(y, margin))
         thresholds = np.unique(margin)
         recalls = [uar(y, (margin >= t).astype(np.int64)) for t in thresholds]
         threshold = float(thresholds[int(np.argmax(recalls))])
         rows = np.setdiff1d(np.arange(len(run["test"])), run.get("labelled", []))
         labels = data.labels[np.array(run["test"])[rows]]
         at_target.append(uar(labels, (np.array(run["test_margins"])[rows] >= threshold).astype(np.int64)))
-    return {
-        "source auroc": float(np.mean(values)),
+    line: dict[str, Any] = {
+        "source auroc": float(
+            np.mean([auroc(data.labels[run["dev"]], run["dev_margins"]) for run in own.values()])
+        ),
         "uar at the sources' threshold": float(np.mean(at_target)),
     }
+    before = by_fold(runs, what, "source")
+    seeds = [
+        seed for seed in SEEDS if all((seed, s) in own and (seed, s) in before for s in np.unique(data.sites))
+    ]
+    if method != "source" and seeds:
+        change = paired_bootstrap(
+            [dev_statistic(data, own, seed) for seed in seeds],
+            [dev_statistic(data, before, seed) for seed in seeds],
+            np.arange(len(data.labels)),
+            rng=np.random.default_rng(0),
+            n_resamples=N_RESAMPLES,
+            strata=np.char.add(data.sites, data.labels.astype(np.str_)),
+        )
+        line["change of source auroc"] = {
+            "difference": change.difference,
+            "low": change.low,
+            "high": change.high,
+            "p": change.p,
+        }
+    return line
+
+
+def by_fold(runs: Sequence[dict[str, Any]], what: str, method: str) -> dict[tuple[int, str], dict[str, Any]]:
+    """The runs of a method on all six databases' folds, by seed and target."""
+    return {
+        (run["seed"], run["site"]): run
+        for run in runs
+        if (run["input"], run["method"], run["without"]) == (what, method, "") and "test_margins" in run
+    }
+
+
+def dev_statistic(data: Data, of_fold: Mapping[tuple[int, str], dict[str, Any]], seed: int) -> Any:
+    """The mean over targets of the AUROC on the dev part of that target's sources, as a function of the weights."""
+    parts = []
+    for site in np.unique(data.sites):
+        run = of_fold[seed, site]
+        rows, margin = np.array(run["dev"]), np.array(run["dev_margins"])
+        p = 1 / (1 + np.exp(-margin))
+        called = (margin >= 0).astype(np.int64)
+        parts.append((rows, statistic("auroc", data.labels[rows], np.stack([1 - p, p], axis=1), called)))
+
+    def mean(weights: Floats) -> Floats:
+        return np.asarray(np.nanmean([part(weights[:, rows]) for rows, part in parts], axis=0))
+
+    return mean
+
+
+def time_taken(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """CPU seconds of the source, the thesis's six methods and the controls, from cached features, by input."""
+    lines = []
+    for what in HEART_INPUTS:
+        own = [r for r in runs if (r["input"], r["without"]) == (what, "") and r["method"] in TIMED_METHODS]
+        counted = [r for r in own if "cpu_seconds" in r]
+        lines.append(
+            {
+                "kind": "time",
+                "input": what,
+                "methods": sorted({r["method"] for r in counted}),
+                "seeds": sorted({r["seed"] for r in counted}),
+                "n_jobs": len(counted),
+                "n_jobs_without_a_time": len(own) - len(counted),
+                "cpu_s": round(sum(r["cpu_seconds"] for r in counted), 1),
+                "wall_s": round(sum(r["seconds"] for r in counted), 1),
+                "cores": ASKED_CORES,
+                "asked_minutes": ASKED_MINUTES,
+            }
+        )
+    return lines
 
 
 def shift(data: Data, views: Views) -> dict[str, Any]:

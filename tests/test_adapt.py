@@ -19,7 +19,13 @@ from vagitus.adapt.batches import DomainBatches
 from vagitus.adapt.few_labels import choose_subjects, repeat_labelled
 from vagitus.adapt.noise import background, inject, noise_of_site, quiet_stretches
 from vagitus.adapt.objective import Adaptation, DomainBatch, Passed
-from vagitus.adapt.self_training import distil_sources, rank_shares, self_train, surest
+from vagitus.adapt.self_training import (
+    distil_sources,
+    rank_shares,
+    self_train,
+    surest,
+    surest_of_each_class,
+)
 from vagitus.adapt.tent import tent
 from vagitus.adapt.transport import gaussian_map, move_head, standardise_sites
 from vagitus.models import build_model
@@ -311,14 +317,43 @@ def test_bad_batches_are_refused(changes: dict[str, Any], match: str) -> None:
         ("few-labels", Target(TARGET_X), "few-labels needs labelled subjects"),
         ("safn", Target([]), "safn needs recordings of the target"),
         ("adabn", Target(TARGET_X[:5]), "5 recordings of the domain are too few for batch norm"),
+        ("safn+adabn", Target(TARGET_X[:5]), "5 recordings of the domain are too few for batch norm"),
+        ("safn+tent", Target(TARGET_X[:5]), "5 recordings of the domain are too few for batch norm"),
         ("transport", Target(TARGET_X[:5]), "5 target recordings are too few for their covariance"),
+        ("safn+transport", Target(TARGET_X[:5]), "5 target recordings are too few for their covariance"),
     ],
 )
 def test_what_the_target_cannot_give_is_refused(
     method: str, target: Target, match: str, model: nn.Module
 ) -> None:
+    epochs: list[Any] = []
     with pytest.raises(ValueError, match=match):
-        adapt_network(model, SOURCES, target, method, CONFIG, window_frames=N_FRAMES, seed=0)
+        adapt_network(
+            model, SOURCES, target, method, CONFIG, window_frames=N_FRAMES, seed=0, on_epoch=epochs.append
+        )
+    assert not epochs, "refused after the training"
+
+
+class WithoutNorm(nn.Module):
+    """The contract of a model, and not a batch norm in it."""
+
+    feature_dim, least_frames = 4, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(N_MELS, 4), nn.Linear(4, 2)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.first(x.mean(dim=2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.head(self.features(x)))
+
+
+def test_a_network_without_batch_norm_is_trained_and_refused_for_adabn() -> None:
+    assert adapt(WithoutNorm(), "safn").history
+    with pytest.raises(ValueError, match="WithoutNorm has no batch norm to adapt"):
+        adapt(WithoutNorm(), "adabn")
 
 
 def test_a_network_without_what_a_method_changes_is_refused() -> None:
@@ -343,6 +378,19 @@ def test_tent_changes_scale_and_shift_alone_and_lowers_entropy(model: nn.Module)
     }
     assert changed and all(name.startswith("norms.") for name in changed)
     assert all(p.requires_grad for p in network.parameters()) and not network.training
+
+
+def test_what_tent_costs_at_the_sources_is_measured_with_the_weights_that_it_changed(
+    model: nn.Module,
+) -> None:
+    found = adapt(model, "tent")
+    of_target, of_sources = (dict(network.named_parameters()) for network in (found.model, found.at_sources))
+    assert any(not torch.equal(p, model.get_parameter(name)) for name, p in of_target.items())
+    assert all(torch.equal(p, of_sources[name]) for name, p in of_target.items())
+    expected = copy.deepcopy(found.model)
+    adapt_batch_norm(expected, SOURCE_X, window_frames=N_FRAMES)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, found.at_sources.state_dict()[name])
 
 
 def test_tent_refuses_a_batch_too_small_for_statistics(model: nn.Module) -> None:
@@ -405,6 +453,13 @@ def nearest_mean(
 def test_the_surest_come_from_both_ends() -> None:
     kept, pseudo = surest(rank_shares(np.array([5.0, 1, 9, 3, 7, 0, 8, 2, 6, 4])), 0.6)
     assert kept.tolist() == [5, 1, 7, 4, 6, 2] and pseudo.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_recording_is_taken_for_one_class_alone() -> None:
+    # The first is the likeliest of classes 0 and 1, and the last two have nothing left but class 1.
+    p = np.array([[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.2, 0.1, 0.7], [0.4, 0.3, 0.3]])
+    rows, pseudo = surest_of_each_class(p, 1)
+    assert rows.tolist() == [0, 1, 2] and pseudo.tolist() == [0, 1, 2]
 
 
 def test_a_second_view_learns_from_a_weak_first() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vagitus.adapt.alarms import alarms, estimated_shares
+from vagitus.adapt.alarms import alarms, estimated_shares, opposed_sources
 from vagitus.adapt.selection import (
     RULES,
     Candidate,
@@ -158,7 +158,7 @@ def test_what_a_rule_does_not_know_is_not_taken() -> None:
         ),
         (lambda: importance_weights(np.zeros((3, 2)), np.zeros((3, 4))), "with one d"),
         (lambda: soft_neighbourhood_density(np.ones((2, 2)) / 2), "3 recordings at least"),
-        (lambda: estimated_shares(np.ones((3, 2)) / 2, [1.0, 0.0]), "a share above 0"),
+        (lambda: estimated_shares(np.ones((3, 2)) / 2, [1.5, -0.5]), "0 or above"),
         (lambda: alarms(np.ones((3, 2)) / 2, np.ones((4, 2)) / 2, [0.5, 0.5]), "not of the same recordings"),
     ],
 )
@@ -200,4 +200,37 @@ def test_each_trouble_raises_its_own_alarm() -> None:
     assert kinds(even, even[:, ::-1]) == {"negative_transfer"}
     assert kinds(even, even, density=(5.0, 4.0)) == {"negative_transfer"}
     assert kinds(even, even, density=(4.0, 5.0)) == set()
-    assert kinds(even, even, site_scores={"a": 0.6, "b": 0.41}) == {"sources_disagree"}
+    assert kinds(even, even, density=(3.9893, 3.9887)) == set()
+    assert kinds(even, even, opposed={"b": 0.21}) == {"sources_disagree"}
+
+
+def test_a_model_that_knows_nothing_estimates_no_shares() -> None:
+    """Twenty probabilities a little off one half: what fits them best is one class, and hardly better than two."""
+    vague = two_classes(0.5 + 0.03 * np.random.default_rng(1).standard_normal(20) + 0.01)
+    assert estimated_shares(vague, [0.5, 0.5]).max() > 0.98
+    assert kinds(vague, vague) == set()
+
+
+def test_a_rare_class_of_three_is_no_target_of_one_class() -> None:
+    p = np.tile(np.eye(3)[[0, 1]] * 0.97 + 0.01, (100, 1))
+    found = alarms(p, p, [0.45, 0.45, 0.1])
+    assert "one_class" not in {alarm.kind for alarm in found}
+
+
+def test_a_class_that_the_sources_do_not_hold_gets_no_share() -> None:
+    p = np.tile([0.6, 0.3, 0.1], (30, 1))
+    shares = estimated_shares(p, [0.5, 0.5, 0.0])
+    assert shares[2] == 0 and shares.sum() == pytest.approx(1)
+    alarms(p, p, [0.5, 0.5, 0.0])
+
+
+def test_the_source_that_hears_the_label_the_other_way_round_is_named() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    sites = np.repeat(["a", "b", "c"], 40)
+    x = rng.standard_normal((120, 6)) + np.where(sites == "c", -1, 1)[:, None] * y[:, None]
+    x[sites == "b"] = 50 * x[sites == "b"] + 1000  # another gain is no disagreement
+    found = opposed_sources(x, y, sites)
+    assert set(found) == {"c"} and found["c"] < 0.2
+    assert opposed_sources(rng.standard_normal((120, 6)), y, sites) == {}
+    assert opposed_sources(x[:40], y[:40], sites[:40]) == {}

@@ -11,10 +11,11 @@ import pytest
 import study_data
 from typer.testing import CliRunner
 
+from vagitus.adapt import is_control
 from vagitus.arms import find_arm
 from vagitus.arms.adapted import check_targets, with_controls
 from vagitus.arms.contract import Arm
-from vagitus.checkpoint import ModelCard, load_model, save_model
+from vagitus.checkpoint import ModelCard, learned_rows, load_model, save_model
 from vagitus.cli import app
 from vagitus.corpora.simulated import generate
 from vagitus.features import PRESETS
@@ -94,6 +95,12 @@ def test_a_gain_is_after_less_before_and_the_mean_is_over_sites(
     assert by_site[""]["source_gain"] == pytest.approx(
         by_site[""]["source_after"] - by_site[""]["source_before"], abs=1e-9
     )
+
+
+def test_a_control_raises_no_alarm(ran: tuple[Plan, list[dict[str, Any]], Path]) -> None:
+    alarms = [line for line in ran[1] if line["kind"] == "alarm"]
+    assert not {line["arm"] for line in alarms} & {"adapt:steps", "adapt:steps+adabn"}
+    assert is_control("steps+adabn") and not is_control("safn") and not is_control("adabn")
 
 
 def test_target_values_are_those_of_the_study_itself(ran: tuple[Plan, list[dict[str, Any]], Path]) -> None:
@@ -229,6 +236,10 @@ def test_a_model_file_is_adapted_and_says_what_it_used(
         value = target[metric]
         assert value["gain"] == pytest.approx(value["after"] - value["before"])
     assert not (tmp_path / "adapted-work").exists()
+    south, north = (of_sites(manifest, [site]) for site in ("south", "north"))
+    # Known to the adapted model: the recordings whose labels it learned.
+    assert sorted(south.subject[learned_rows(card, south)]) == sorted(found.get("labelled_subjects", []))
+    assert len(learned_rows(card, north)) == found["n_source"] < len(north)
     before = load_model(model)[0].state_dict()
     assert any(not np.array_equal(before[n].numpy(), t.numpy()) for n, t in network.state_dict().items())
 
@@ -248,6 +259,15 @@ def test_a_target_without_labels_is_adapted_to_and_not_measured(
         n_resamples=200,
     )
     assert set(found["metrics"]) == {"source"}
+
+
+def test_a_target_of_one_class_is_adapted_to_and_its_auroc_unknown(
+    manifest: Manifest, model: Path, tmp_path: Path
+) -> None:
+    kept = (manifest.site == "north") | (manifest.label == "case")
+    found, _ = adapted(manifest.select(kept), model, tmp_path, "adabn")
+    assert np.isnan(found["metrics"]["target"]["auroc"]["after"])
+    assert np.isfinite(found["metrics"]["source"]["auroc"]["after"])
 
 
 def renamed(south: Manifest, north: Manifest) -> Manifest:
@@ -290,6 +310,7 @@ def test_what_both_sides_share_is_refused(
         ("few-labels", {}, "few-labels and a number of labelled subjects go together"),
         ("safn", {"n_labelled_subjects": 2}, "go together"),
         ("safnn", {}, "did you mean 'safn'"),
+        ("safn", {"sound": "heart"}, "safn has no tni; leave it out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -297,6 +318,25 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         adapted(manifest, model, tmp_path, method, **options)
+
+
+def test_a_label_at_the_target_that_the_model_does_not_know_is_refused_before_the_work(
+    manifest: Manifest, model: Path, tmp_path: Path
+) -> None:
+    label = manifest.label.astype("<U8")
+    label[np.flatnonzero(manifest.site == "south")[2]] = "unsure"
+    with pytest.raises(ValueError, match="label 'unsure' has no index"):
+        adapted(manifest.with_labels(label), model, tmp_path, "adabn")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_refusal_leaves_no_folder_behind(manifest: Manifest, model: Path, tmp_path: Path) -> None:
+    few = np.concatenate(
+        [np.flatnonzero(manifest.site == "north"), np.flatnonzero(manifest.site == "south")[:5]]
+    )
+    with pytest.raises(ValueError, match="too few for batch norm"):
+        adapted(manifest.select(few), model, tmp_path, "adabn")
+    assert not (tmp_path / "adapted-work").exists()
 
 
 def test_one_class_at_the_source_is_refused(manifest: Manifest, model: Path, tmp_path: Path) -> None:
@@ -331,6 +371,9 @@ def test_the_verb_prints_before_after_and_the_gain(manifest: Manifest, model: Pa
     assert found["regime"] == "unlabelled" and set(found["metrics"]) == {"source", "target"}
     shown = CliRunner().invoke(app, words)
     assert "Research use only, not a diagnosis." in shown.stdout and "gain" in shown.stdout
+    for note in manifest.notes:  # source and target are sites of one table
+        assert shown.stderr.count(note) == 1
+    assert manifest.notes
     assert out.exists()
 
 

@@ -12,7 +12,6 @@ from vagitus.cycles import (
     LEAST_CYCLES,
     PHASES,
     Consensus,
-    background_frames,
     find_events,
     fold,
     fold_recording,
@@ -188,11 +187,6 @@ def test_phase_features_by_hand() -> None:
     assert found["off less on, band group 1"] == pytest.approx(0.0)
     assert found["share of on"] == pytest.approx(0.4)
     assert found["ln length"] == pytest.approx(0.0) and found["irregularity"] == pytest.approx(0.0)
-
-
-def test_background_lies_outside_the_sounding_events() -> None:
-    events = [Event(0.0, 0.2, "on"), Event(0.2, 0.6, "off"), Event(0.6, 0.8, "on")]
-    assert background_frames(events, 10, 10.0, ["on"]).tolist() == [2, 3, 4, 5, 8, 9]
 
 
 def test_ranks_are_taken_within_a_site() -> None:

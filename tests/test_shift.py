@@ -91,8 +91,14 @@ def test_what_was_planted_is_named_and_its_equaliser_takes_it_away(
 
 
 def test_like_sites_cannot_be_told_apart() -> None:
-    uar = measured(lambda x: x).naming[0].uar
+    found = measured(lambda x: x)
+    uar = found.naming[0].uar
     assert uar.low < 0.5 < uar.high + 0.1
+    # Of next to nothing above guessing, a share taken away would be any number.
+    assert all(row.removed == 0.0 for row in found.naming)
+    sentences = shift_section(found)["sentences"]
+    assert any("not told from guessing" in text for text in sentences)
+    assert not any("takes away" in text for text in sentences)
 
 
 def test_a_subject_is_not_heard_before_its_site_is_named() -> None:
@@ -178,6 +184,16 @@ def test_a_feature_that_turns_round_is_found_and_one_that_does_not_is_not() -> N
     flips = find_flips(x, y, sites, ["steady", "turning", "nothing"])
     assert [(f.feature, f.site_up, f.site_down) for f in flips] == [("turning", "a", "b")]
     assert flips[0].auroc_up > 0.9 and flips[0].auroc_down < 0.1
+
+
+def test_flips_of_the_two_classes_that_occur_out_of_three() -> None:
+    labels = np.concatenate([np.arange(40) % 2, np.arange(40) % 2])
+    up = np.concatenate([np.arange(40) % 2, 1 - np.arange(40) % 2]) + 0.0
+    found = [
+        measured(lambda x: x, labels=y, features=(up[:, None], ["turning"])).n_flipping
+        for y in (labels, labels + 1)
+    ]
+    assert found == [1, 1]
 
 
 def test_a_small_site_is_passed_over_and_said() -> None:

@@ -69,13 +69,16 @@ def adapt(
 
     if sound and sound not in PHASES:
         raise ValueError(f"no sound {sound!r}; choose from {', '.join(PHASES)}")
+    heard = _open(source, task, root)
+    # Two sites of one table: its notes are said once.
+    visited = heard if target == source else _open(target, task, root)
     named = [name.strip() for name in source_site.split(",") if name.strip()]
     found = finite(
         adapt_model(
             model,
             out,
-            of_sites(_open(source, task, root), named),
-            of_sites(_open(target, task, root), [target_site] if target_site else []),
+            of_sites(heard, named),
+            of_sites(visited, [target_site] if target_site else []),
             method,
             config=ADAPTING.model_copy(update={"epochs": epochs, "patience": epochs}),
             n_labelled_subjects=labelled_subjects,

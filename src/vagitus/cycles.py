@@ -253,23 +253,6 @@ def _grouped(x: Float32, n_groups: int) -> Floats:
     return np.stack([part.mean(axis=0, dtype=np.float64) for part in np.array_split(x, n_groups)])
 
 
-def background_frames(
-    events: Sequence[Event], n_frames: int, frames_per_s: float, sounding: Iterable[str]
-) -> NDArray[np.int64]:
-    """Frames whose centre lies in no event of these kinds: the non-event sound of a recording, for noise.
-
-    Args:
-        sounding: kinds that are the sound itself, such as "s1" and "s2", or "expiration".
-    """
-    kinds = frozenset(sounding)
-    at_s = np.arange(n_frames) / frames_per_s
-    is_background = np.ones(n_frames, dtype=bool)
-    for event in events:
-        if event.kind in kinds:
-            is_background &= (at_s < event.start_s) | (at_s >= event.end_s)
-    return np.flatnonzero(is_background)
-
-
 def within_site_ranks(x: ArrayLike, sites: ArrayLike) -> Floats:
     """Each feature as its rank among the recordings of the same site, from 0 to 1, ties sharing.
 

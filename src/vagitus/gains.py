@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vagitus.adapt import control_of, regime_of
-from vagitus.adapt.alarms import alarms
+from vagitus.adapt import control_of, is_control, regime_of
+from vagitus.adapt.alarms import alarms, disagreement, opposed_sources
 from vagitus.arms.adapted import PREFIX, SOURCE
+from vagitus.dataset import logmel_statistics
 from vagitus.jobs import Job
 from vagitus.metrics import Statistic, statistic
 from vagitus.plan import Plan, StudyConfig
@@ -56,6 +57,9 @@ def gain_lines(
     config: StudyConfig,
 ) -> list[dict[str, Any]]:
     """Lines of kind "gain" for every adapted arm, site and metric, and over all sites (site ""); alarms of each site.
+
+    Alarms are those of the first repeat, and none of a control: it is no choice. That a target's sources disagree
+    stands once, at the arm that all begin with.
 
     Args:
         predictions: of every arm, calibrated.
@@ -105,7 +109,7 @@ def gain_lines(
                         change = _compared(source, source_before, dataset.groups, config)
                         found |= {f"source_{key}": value for key, value in change.items()}
                     lines.append(about | {"site": name} | found)
-        for k, fold in enumerate(plan.repeats[0]):
+        for k, fold in enumerate(plan.repeats[0] if not is_control(method) else ()):
             known = dataset.labels[np.concatenate([fold.train, fold.dev])]
             shares = np.bincount(known, minlength=dataset.n_classes) / len(known)
             before, after = (targets[one][0][k].probabilities for one in (BASE, arm))
@@ -113,6 +117,24 @@ def gain_lines(
                 {"kind": "alarm", "arm": arm, "site": fold.name, "alarm": alarm.kind, "text": alarm.text}
                 for alarm in alarms(before, after, shares)
             ]
+    return [*lines, *_disagreements(plan)]
+
+
+def _disagreements(plan: Plan) -> list[dict[str, Any]]:
+    """Alarms of the targets whose sources disagree; told by the sources' labels alone."""
+    dataset = plan.dataset
+    if dataset.n_classes != 2:
+        return []
+    x = logmel_statistics(dataset.tables["study"].take(range(len(dataset))))
+    lines = []
+    for fold in plan.repeats[0]:
+        known = np.concatenate([fold.train, fold.dev])
+        opposed = opposed_sources(x[known], dataset.labels[known], dataset.manifest.site[known])
+        if opposed:
+            alarm = disagreement(opposed)
+            lines.append(
+                {"kind": "alarm", "arm": BASE, "site": fold.name, "alarm": alarm.kind, "text": alarm.text}
+            )
     return lines
 
 

@@ -9,7 +9,7 @@ Conventions
     log-mel     (n_bands, n_frames) natural log of band power, not normalised
     UAR of naming the site  mean over sites of the share of recordings that are named right; chance is 1 / n_sites
     removed     share of what is above chance that equalising takes away: 1 all of it, 0 nothing, below 0 it helps
-                the classifier
+                the classifier; 0 too where the interval of naming the site reaches down to chance
     p           adjusted by Holm over all attributes; subjects of one site are taken to be independent of each other,
                 each counted once by the median of its recordings
 
@@ -158,7 +158,7 @@ def measure_shift(
     else:
         values, feature_names = features or _band_statistics(logmel)
         n_features = values.shape[1]
-        flips = find_flips(values, y, site_of, feature_names)
+        flips = find_flips(values, (y == y.max()).astype(np.int64), site_of, feature_names)
     return Shift(
         tuple(names.tolist()),
         {str(name): int((site_of == name).sum()) for name in names},
@@ -215,8 +215,9 @@ def _naming(
         for what, equalise in EQUALISED.items():
             x = logmel_statistics(equalise(list(logmel), sites))
             uar = name_the_site(x, sites, subjects, seed=seed)
-            above = found[0].uar.estimate - chance if found else math.nan
-            removed = 1 - (uar.estimate - chance) / above if found and above > 0 else 0.0
+            is_named = bool(found) and found[0].uar.low > chance  # a share of next to nothing can be anything
+            above = found[0].uar.estimate - chance if is_named else math.nan
+            removed = 1 - (uar.estimate - chance) / above if is_named else 0.0
             found.append(SiteNaming(what, uar, removed))
     except ValueError as error:
         skipped.append(f"naming the site: {error}")
@@ -273,7 +274,7 @@ EQUALISED: dict[str, Callable[[list[Float32], Text], list[Float32]]] = {
 def heard_attributes(logmel: Sequence[Float32], frames_per_s: float) -> dict[str, Floats]:
     """What a recording's log-mel tells of how it was recorded, (n,) each.
 
-    level_db    mean power over bands and frames, dB
+    level_db    mean over frames of the power of all bands together, dB
     snr_db      90th less 10th percentile of the frames' power, dB: sound over what is between the sounds
     tilt_db     mean of the upper half of the bands less that of the lower half, dB
     decay_db_s  how fast the sound falls where it falls fastest: 95th percentile of the fall over ``DECAY_S``, dB/s;
@@ -444,6 +445,8 @@ def shift_section(shift: Shift) -> dict[str, Any]:
             f"From plain statistics of its bands, a classifier names a recording's site with a UAR of "
             f"{first.uar.estimate:.3f} [{first.uar.low:.3f}, {first.uar.high:.3f}], where guessing gives {chance:.3f}."
         )
+        if first.uar.low <= chance:
+            sentences.append("That is not told from guessing: these statistics do not tell the sites apart.")
         best = max(others, key=lambda found: found.removed, default=None)
         if best is not None and best.removed > 0:
             sentences.append(

@@ -4,7 +4,6 @@ Source and target are heard through the model's own front end. What the model wa
 target, and so is sound that both sides share: it would be measured on what it learned from.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +16,15 @@ from torch import nn
 from vagitus import calibration
 from vagitus.adapt import parse_method, regime_of
 from vagitus.adapt.adaptation import ADAPTING, Sources, Target, adapt_network
-from vagitus.adapt.alarms import Alarm, alarms
+from vagitus.adapt.alarms import Alarm, alarms, opposed_sources
 from vagitus.adapt.few_labels import choose_subjects
-from vagitus.adapt.noise import background, inject, noise_of_site, quiet_stretches
+from vagitus.adapt.noise import background, noise_of_site, noisy_features, quiet_stretches, samples_of
 from vagitus.adapt.selection import soft_neighbourhood_density
-from vagitus.audio import read
-from vagitus.checkpoint import ModelCard, learned_rows, load_model, save_model
+from vagitus.checkpoint import ModelCard, learned_rows, load_model, save_model, trained_on
 from vagitus.cycles import Sound, find_events
-from vagitus.dataset import FeatureTable
-from vagitus.features import FeatureCache, FeatureConfig, featurise
-from vagitus.files import claim, content_hash
+from vagitus.dataset import FeatureTable, logmel_statistics
+from vagitus.features import FeatureCache, FeatureConfig
+from vagitus.files import content_hash, working
 from vagitus.manifest import Manifest
 from vagitus.metrics import statistic
 from vagitus.plan import Announce, audited, feature_tables
@@ -94,14 +92,20 @@ def adapt_model(
     if out.resolve() == path.resolve():
         raise ValueError(f"{path}: would be written over; give another --out")
     if ("few-labels" in names) != (n_labelled_subjects > 0):
-        raise ValueError("few-labels and a number of labelled subjects go together; give both or neither")
+        raise ValueError(
+            "few-labels and a number of labelled subjects go together; give --labelled-subjects with it, or neither"
+        )
     model, card = load_model(path)
+    if sound and "tni" not in names:
+        raise ValueError(f"sound {sound!r} says where tni finds noise, and {method} has no tni; leave it out")
     if card.compression:
         raise ValueError(f"{path}: is compressed; adapt the model that it was made from, then compress")
     labelled = source.labelled()
     if len(labelled) == 0:
         raise ValueError(f"{source.source}: no recording has a label; the source needs them")
-    labelled.encode_labels(card.class_names)  # a label it does not know is said before the work
+    for manifest in (labelled, target.labelled()):  # a label it does not know is said before the work
+        if len(manifest):
+            manifest.encode_labels(card.class_names)
     refuse_shared(labelled, target)
     seen = learned_rows(card, target)
     if seen:
@@ -115,98 +119,113 @@ def adapt_model(
     announce("looking for sound that source and target share")
     _refuse_same_sound(source_usable, target_usable, workers)
     work = out.with_name(f"{out.stem}-work")
-    claim(work)
-    announce(f"computing features of {len(source_usable) + len(target_usable)} recordings")
-    tables = [
-        feature_tables(m, {name: card.features}, FeatureCache(cache), work, workers)[name]
-        for name, m in (("source", source_usable), ("target", target_usable))
-    ]
-    y = source_usable.encode_labels(card.class_names)
-    if len(np.unique(y)) < 2:
-        raise ValueError(f"{source.source}: holds one class alone, so that there is nothing to tell apart")
-    n_folds = most_folds(y, source_groups, N_DEV_FOLDS, seed=seed)
-    division = grouped_folds(y, source_groups, n_folds=n_folds, seed=seed)[0]
-    train, dev = np.sort(np.concatenate([division.train, division.dev])), division.test
-    window_frames = round(card.window_s * card.features.frames_per_s)
-    rest = np.arange(len(target_usable))
-    at_hand = Target(tables[1].take(rest))
-    labels_used: dict[str, Any] = {}
-    if n_labelled_subjects:
-        known = np.flatnonzero(target_usable.label != "")
-        if not len(known):
-            raise ValueError(f"{target.source}: no recording has a label; few-labels needs some")
-        target_y = target_usable.select(known).encode_labels(card.class_names)
-        few = choose_subjects(target_y, target_groups[known], n_labelled_subjects, seed=seed)
-        chosen = known[few.labelled]
-        rest = np.flatnonzero(~np.isin(target_groups, few.subjects))
-        at_hand = Target(tables[1].take(rest), tables[1].take(chosen), target_y[few.labelled])
-        labels_used = {"labelled_subjects": list(few.subjects), "labelled_recordings": len(chosen)}
-    noisy: list[list[NDArray[np.float32]]] = []
-    if "tni" in names:
-        announce("mixing the target's noise into the source")
-        noisy = [_in_noise(source_usable, train, target_usable, card.features, sound, seed)]
-    announce("adapting")
-    found = adapt_network(
-        model,
-        Sources(
-            tables[0].take(train),
-            y[train],
-            np.unique(source_usable.site[train], return_inverse=True)[1].astype(np.int64),
-            noisy,
-        ),
-        at_hand,
-        method,
-        config,
-        window_frames=window_frames,
-        seed=seed,
-        on_epoch=on_epoch,
-    )
-    announce("measuring")
-    result = {
-        "method": method,
-        "regime": regime_of(method),
-        "used": found.used,
-        **labels_used,
-        "n_source": len(train),
-        "n_target": len(rest),
-        "metrics": {},
-        "notes": [],
-    }
-    scores = {
-        "source": _before_and_after(model, found.at_sources, tables[0], dev, window_frames),
-        "target": _before_and_after(model, found.model, tables[1], rest, window_frames),
-    }
-    if learned_rows(card, source_usable.select(dev)):
-        result["notes"].append(
-            "the model was trained on recordings of this source: its figures there flatter before and after"
+    with working(work, "an adaptation", keep=False):
+        announce(f"computing features of {len(source_usable) + len(target_usable)} recordings")
+        tables = [
+            feature_tables(m, {name: card.features}, FeatureCache(cache), work, workers)[name]
+            for name, m in (("source", source_usable), ("target", target_usable))
+        ]
+        y = source_usable.encode_labels(card.class_names)
+        if len(np.unique(y)) < 2:
+            raise ValueError(
+                f"{source.source}: holds one class alone, so that there is nothing to tell apart"
+            )
+        n_folds = most_folds(y, source_groups, N_DEV_FOLDS, seed=seed)
+        division = grouped_folds(y, source_groups, n_folds=n_folds, seed=seed)[0]
+        train, dev = np.sort(np.concatenate([division.train, division.dev])), division.test
+        window_frames = round(card.window_s * card.features.frames_per_s)
+        rest = np.arange(len(target_usable))
+        at_hand = Target(tables[1].take(rest))
+        chosen = np.empty(0, np.int64)
+        labels_used: dict[str, Any] = {}
+        if n_labelled_subjects:
+            known = np.flatnonzero(target_usable.label != "")
+            if not len(known):
+                raise ValueError(f"{target.source}: no recording has a label; few-labels needs some")
+            target_y = target_usable.select(known).encode_labels(card.class_names)
+            few = choose_subjects(target_y, target_groups[known], n_labelled_subjects, seed=seed)
+            chosen = known[few.labelled]
+            rest = np.flatnonzero(~np.isin(target_groups, few.subjects))
+            at_hand = Target(tables[1].take(rest), tables[1].take(chosen), target_y[few.labelled])
+            labels_used = {"labelled_subjects": list(few.subjects), "labelled_recordings": len(chosen)}
+        noisy: list[list[NDArray[np.float32]]] = []
+        if "tni" in names:
+            announce("mixing the target's noise into the source")
+            noisy = [_in_noise(source_usable, train, target_usable, card.features, sound, seed)]
+        announce("adapting")
+        found = adapt_network(
+            model,
+            Sources(
+                tables[0].take(train),
+                y[train],
+                np.unique(source_usable.site[train], return_inverse=True)[1].astype(np.int64),
+                noisy,
+            ),
+            at_hand,
+            method,
+            config,
+            window_frames=window_frames,
+            seed=seed,
+            on_epoch=on_epoch,
         )
-    result["metrics"]["source"] = _measured(
-        card, scores["source"], y[dev], source_groups[dev], n_resamples, seed
-    )
-    known = rest[target_usable.label[rest] != ""]
-    if len(known):
-        rows = np.searchsorted(rest, known)
-        result["metrics"]["target"] = _measured(
-            card,
-            (scores["target"][0][rows], scores["target"][1][rows]),
-            target_usable.select(known).encode_labels(card.class_names),
-            target_groups[known],
-            n_resamples,
-            seed,
+        announce("measuring")
+        result = {
+            "method": method,
+            "regime": regime_of(method),
+            "used": found.used,
+            **labels_used,
+            "n_source": len(train),
+            "n_target": len(rest),
+            "metrics": {},
+            "notes": [],
+        }
+        scores = {
+            "source": _before_and_after(model, found.at_sources, tables[0], dev, window_frames),
+            "target": _before_and_after(model, found.model, tables[1], rest, window_frames),
+        }
+        if learned_rows(card, source_usable.select(dev)):
+            result["notes"].append(
+                "the model was trained on recordings of this source: its figures there flatter before and after"
+            )
+        result["metrics"]["source"] = _measured(
+            card, scores["source"], y[dev], source_groups[dev], n_resamples, seed
         )
-    result["alarms"] = [
-        alarm._asdict()
-        for alarm in _alarms(card, scores["target"], np.bincount(y, minlength=len(card.class_names)))
-    ]
-    provenance = card.provenance | {
-        "adapted_from": content_hash(path),
-        "adaptation": {key: result[key] for key in ("method", "regime", "used")},
-    }
-    for stale in ("cross_validated", "members_cross_validated"):  # measured on the original
-        provenance.pop(stale, None)
-    save_model(out, found.model, replace(card, provenance=provenance))
-    shutil.rmtree(work)
-    return result
+        known = rest[target_usable.label[rest] != ""]
+        if len(known):
+            rows = np.searchsorted(rest, known)
+            result["metrics"]["target"] = _measured(
+                card,
+                (scores["target"][0][rows], scores["target"][1][rows]),
+                target_usable.select(known).encode_labels(card.class_names),
+                target_groups[known],
+                n_resamples,
+                seed,
+            )
+        result["alarms"] = [
+            alarm._asdict()
+            for alarm in _alarms(
+                card,
+                scores["target"],
+                score_recordings(found.at_sources, tables[0], window_frames=window_frames),
+                _opposed(tables[0], y, source_usable.site) if len(card.class_names) == 2 else {},
+            )
+        ]
+        provenance = card.provenance | {
+            "adapted_from": content_hash(path),
+            "adaptation": {key: result[key] for key in ("method", "regime", "used")},
+            # Those whose labels were learned: on what gave its sound alone the model can still be evaluated.
+            "trained_on": trained_on(
+                [
+                    *(source_usable.file(int(i)) for i in train if found.history),
+                    *(target_usable.file(int(i)) for i in chosen),
+                ],
+                before=[card.provenance.get("trained_on", "")],
+            ),
+        }
+        for stale in ("cross_validated", "members_cross_validated"):  # measured on the original
+            provenance.pop(stale, None)
+        save_model(out, found.model, replace(card, provenance=provenance))
+        return result
 
 
 def of_sites(manifest: Manifest, sites: list[str]) -> Manifest:
@@ -257,20 +276,14 @@ def _in_noise(
 ) -> list[NDArray[np.float32]]:
     rate_hz = config.sample_rate_hz
 
-    def samples(manifest: Manifest, i: int) -> NDArray[np.float32]:
-        start_s, end_s = manifest.stretch(i)
-        heard = read(manifest.file(i), sample_rate_hz=rate_hz, start_s=start_s, end_s=end_s)
-        return heard.samples.astype(np.float32)
-
     def noise(i: int) -> NDArray[np.float32]:
-        heard = samples(target, i)
+        heard = samples_of(target, i, rate_hz)
         if not sound:
             return quiet_stretches(heard, rate_hz)
         return background(heard, rate_hz, find_events(heard, rate_hz, sound), SOUNDING[sound])
 
     noises = noise_of_site((noise(i) for i in range(len(target))), rate_hz)
-    rng = np.random.default_rng(seed)
-    return [featurise(inject(samples(source, int(i)), noises, rng), config) for i in train]
+    return noisy_features(source, train, noises, config, np.random.default_rng(seed))
 
 
 def _before_and_after(
@@ -323,11 +336,20 @@ def _calibrator(card: ModelCard) -> calibration.Calibrator:
 
 
 def _alarms(
-    card: ModelCard, logits: tuple[NDArray[np.float64], NDArray[np.float64]], counts: NDArray[np.int64]
+    card: ModelCard,
+    logits: tuple[NDArray[np.float64], NDArray[np.float64]],
+    at_sources: NDArray[np.float32],
+    opposed: dict[str, float],
 ) -> list[Alarm]:
     calibrator = _calibrator(card)
     before, after = (calibrator.apply(one) for one in logits)
     density = None
     if len(before) >= 3:
         density = (soft_neighbourhood_density(before), soft_neighbourhood_density(after))
-    return alarms(before, after, counts / counts.sum(), density=density)
+    # What the model says of the sources on average, and not what they hold: it may be calibrated for other shares.
+    shares = calibrator.apply(at_sources.astype(np.float64)).mean(axis=0)
+    return alarms(before, after, shares, opposed=opposed, density=density)
+
+
+def _opposed(table: FeatureTable, labels: NDArray[np.int64], sites: NDArray[np.str_]) -> dict[str, float]:
+    return opposed_sources(logmel_statistics(table.take(range(len(labels)))), labels, sites)

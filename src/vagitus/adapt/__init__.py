@@ -18,7 +18,8 @@ sources together are one domain, since a batch holds a few of each. The running 
 both, in turn, and are not used: after training they are taken anew, from the target's recordings for scores at the
 target and from the sources' for scores at the sources. So every method that sees the target's recordings contains
 AdaBN, and is to be compared with ``steps+adabn``: the same number of further steps on the sources, then AdaBN.
-Methods that see noise alone, or nothing, keep the sources' statistics and are compared with ``steps``.
+Methods that see nothing keep the sources' statistics; those that see noise alone take them from the sources in the
+target's noise, the nearest to it that noise gives. Both are compared with ``steps``.
 """
 
 import difflib
@@ -120,6 +121,16 @@ def regime_of(text: str) -> Regime:
     """
     order: tuple[Regime, ...] = ("nothing", "noise", "unlabelled", "labels")
     return max((METHODS[name].regime for name in parse_method(text)), key=order.index)
+
+
+def is_control(text: str) -> bool:
+    """Whether a combination is there to be beaten alone: no method in it adds anything but statistics.
+
+    Raises:
+        ValueError: as ``parse_method``.
+    """
+    rows = [METHODS[name] for name in parse_method(text)]
+    return any(row.is_control for row in rows) and all(row.is_control or not row.trains for row in rows)
 
 
 def control_of(text: str) -> str:

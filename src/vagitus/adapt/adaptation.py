@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vagitus.adapt import ENDS, METHODS, OBJECTIVES, parse_method, regime_of
-from vagitus.adapt.batch_norm import adapt_batch_norm
+from vagitus.adapt.batch_norm import (
+    adapt_batch_norm,
+    check_domain,
+    has_batch_norm,
+    in_batches,
+    middle_windows,
+)
 from vagitus.adapt.batches import DomainBatches
 from vagitus.adapt.few_labels import repeat_labelled
 from vagitus.adapt.objective import Adaptation
-from vagitus.adapt.tent import LEAST_BATCH, tent
-from vagitus.adapt.transport import gaussian_map, move_head
+from vagitus.adapt.self_training import surest_of_each_class
+from vagitus.adapt.tent import LEAST_BATCH, scales_and_shifts, tent
+from vagitus.adapt.transport import check_domains, gaussian_map, linear_head, move_head
 from vagitus.pretrain import Encoder
 from vagitus.training import EVALUATION_BATCH, Record, TrainConfig, fit, score_recordings
-from vagitus.windows import cut_window, window_starts
 
 Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -59,7 +65,7 @@ class Adapted(NamedTuple):
 
     Attributes:
         model: with the batch-norm statistics that it is to be used with at the target.
-        at_sources: the same weights with statistics and head for the sources' recordings.
+        at_sources: the same weights with statistics and head for the sources' recordings: what it costs there.
         history: one record an epoch; empty without training.
         used: what of the target was used, in words.
     """
@@ -106,6 +112,7 @@ def adapt_network(
     hears_target = regime_of(method) in ("unlabelled", "labels")
     if hears_target and not len(target.features):
         raise ValueError(f"{method} needs recordings of the target, and none was given")
+    _check_domains(model, sources, target, names, hears_target)
     adapted = copy.deepcopy(model)
     if not any(METHODS[name].trains for name in names):
         history: list[Record] = []
@@ -122,16 +129,45 @@ def adapt_network(
             on_epoch,
         )
     if history:
-        adapt_batch_norm(adapted, sources.features, window_frames=window_frames)
+        _take_statistics(adapted, sources.features, window_frames)
     at_sources = copy.deepcopy(adapted)
     if "tni" in names and not hears_target:
         # The nearest to the target that noise alone gives: the sources in the target's noise.
-        adapt_batch_norm(adapted, sources.noisy[0], window_frames=window_frames)
+        _take_statistics(adapted, sources.noisy[0], window_frames)
     if names[-1] in ENDS:
         _end(adapted, names[-1], sources, target, window_frames)
     elif hears_target:
-        adapt_batch_norm(adapted, [*target.features, *target.labelled], window_frames=window_frames)
+        _take_statistics(adapted, [*target.features, *target.labelled], window_frames)
+    if names[-1] == "tent":  # it alone changes weights in the end
+        at_sources = copy.deepcopy(adapted)
+        _take_statistics(at_sources, sources.features, window_frames)
     return Adapted(adapted.eval(), at_sources.eval(), history, _used(method, target))
+
+
+def _check_domains(
+    model: nn.Module, sources: Sources, target: Target, names: tuple[str, ...], hears_target: bool
+) -> None:
+    """Refuse before the training what would be refused after it."""
+    n_source, n_target = len(sources.features), len(target.features)
+    if "adabn" in names or has_batch_norm(model):
+        if any(METHODS[name].trains for name in names) or names[-1] == "tent":
+            check_domain(model, n_source)
+        if hears_target and names[-1] not in ENDS:
+            check_domain(model, n_target + len(target.labelled))
+    if "self-training" in names and has_batch_norm(model):
+        check_domain(model, n_target)
+    if names[-1] == "tent":
+        scales_and_shifts(model)
+        check_domain(model, n_target)
+    elif names[-1] in ENDS:
+        linear_head(model)
+        check_domains(n_source, n_target)
+
+
+def _take_statistics(model: nn.Module, features: Sequence[Float32], window_frames: int) -> None:
+    """The domain's own batch-norm statistics, where the network has batch norms."""
+    if has_batch_norm(model):
+        adapt_batch_norm(model, features, window_frames=window_frames)
 
 
 def _taught(
@@ -163,14 +199,11 @@ def _surest(
 ) -> tuple[Sequence[Float32], Ints]:
     """The recordings of which the model, with their own statistics, is surest, as many of every class."""
     own = copy.deepcopy(model)
-    adapt_batch_norm(own, features, window_frames=window_frames)
+    _take_statistics(own, features, window_frames)
     logits = score_recordings(own, features, window_frames=window_frames)
     shares = torch.from_numpy(logits).softmax(dim=1).numpy()
     n_each = max(1, int(KEPT_SHARE * min(len(shares), limit or len(shares)) / shares.shape[1]))
-    chosen = np.concatenate(
-        [np.argsort(-shares[:, k], kind="stable")[:n_each] for k in range(shares.shape[1])]
-    )
-    pseudo = np.repeat(np.arange(shares.shape[1]), n_each).astype(np.int64)
+    chosen, pseudo = surest_of_each_class(shares, n_each)
     return [features[i] for i in chosen], pseudo
 
 
@@ -237,12 +270,9 @@ def _end(model: nn.Module, name: str, sources: Sources, target: Target, window_f
 
 def _windows(features: Sequence[Float32], window_frames: int) -> list[Tensor]:
     """The middle window of every recording, in batches of nearly one size."""
-    windows = []
-    for x in features:
-        starts = window_starts(x.shape[1], window_frames, max(window_frames // 2, 1))
-        windows.append(cut_window(x, int(starts[len(starts) // 2]), window_frames))
+    windows = middle_windows(features, window_frames)
     n = max(1, min(len(windows) // LEAST_BATCH, -(-len(windows) // EVALUATION_BATCH)))
-    return [torch.from_numpy(np.stack(windows[i::n])) for i in range(n)]
+    return [torch.from_numpy(batch) for batch in in_batches(windows, n)]
 
 
 def _used(method: str, target: Target) -> str:

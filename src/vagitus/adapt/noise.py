@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vagitus.audio import read
 from vagitus.augment import mix_at_snr, noise_offset
+from vagitus.features import FeatureConfig, featurise
+from vagitus.manifest import Manifest
 from vagitus.segment import Event
 
 Float32 = NDArray[np.float32]
@@ -118,6 +121,27 @@ def inject(
     noise = noises[int(rng.integers(len(noises)))]
     offset = noise_offset(noise, len(samples), rng)
     return mix_at_snr(samples, noise, float(rng.uniform(*snr_db)), offset_samples=offset)
+
+
+def samples_of(manifest: Manifest, row: int, sample_rate_hz: int) -> Float32:
+    """The stretch (n_samples,) that a row of a manifest names, resampled."""
+    start_s, end_s = manifest.stretch(row)
+    heard = read(manifest.file(row), sample_rate_hz=sample_rate_hz, start_s=start_s, end_s=end_s)
+    return heard.samples.astype(np.float32)
+
+
+def noisy_features(
+    manifest: Manifest,
+    rows: Iterable[int],
+    noises: Sequence[Float32],
+    config: FeatureConfig,
+    rng: np.random.Generator,
+) -> list[Float32]:
+    """Features (n_rows, n_frames) of recordings with noise of the target in them; what ``Sources.noisy`` holds."""
+    return [
+        featurise(inject(samples_of(manifest, int(i), config.sample_rate_hz), noises, rng), config)
+        for i in rows
+    ]
 
 
 def _full_scale(samples: NDArray[Any]) -> Float32:

@@ -120,6 +120,28 @@ def surest(shares: Floats, kept_share: float) -> tuple[Ints, Ints]:
     return kept, np.repeat([0, 1], n_each)
 
 
+def surest_of_each_class(probabilities: Floats, n_each: int) -> tuple[Ints, Ints]:
+    """Indices of the n_each likeliest recordings of every class, class by class, and their pseudo-labels.
+
+    Each is taken for one class alone, the one it is likelier of: where there are three, a recording may be among
+    the likeliest of two.
+
+    Args:
+        probabilities: (n, n_classes).
+        n_each: fewer where the recordings run out.
+    """
+    n, n_classes = probabilities.shape
+    chosen: list[list[int]] = [[] for _ in range(n_classes)]
+    is_taken = np.zeros(n, dtype=bool)
+    for place in np.argsort(-probabilities, axis=None, kind="stable").tolist():
+        i, k = divmod(place, n_classes)
+        if not is_taken[i] and len(chosen[k]) < n_each:
+            chosen[k].append(i)
+            is_taken[i] = True
+    pseudo = np.repeat(np.arange(n_classes), [len(rows) for rows in chosen])
+    return np.array([i for rows in chosen for i in rows], dtype=np.int64), pseudo
+
+
 def rank_shares(scores: Floats) -> Floats:
     """Ranks scaled to lie between 0 and 1, so that scores of unlike models can be averaged."""
     return (midranks(scores) - 0.5) / len(scores)

@@ -30,14 +30,26 @@ def tent(model: nn.Module, batches: Iterable[Tensor], *, lr: float = 1e-3) -> It
     Raises:
         ValueError: no batch norm with scale and shift in the model (res8's have none), or too small a batch.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    free = [p for norm in norms if norm.affine for p in (norm.weight, norm.bias)]
+    return _tent(model, _norms(model), scales_and_shifts(model), batches, lr)
+
+
+def scales_and_shifts(model: nn.Module) -> list[nn.Parameter]:
+    """What TENT changes.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    free = [p for norm in _norms(model) if norm.affine for p in (norm.weight, norm.bias)]
     if not free:
         raise ValueError(
             f"{type(model).__name__} has no batch norm with scale and shift, the only thing that TENT changes; "
             "take adabn, or a model such as small"
         )
-    return _tent(model, norms, free, batches, lr)
+    return free
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def _tent(

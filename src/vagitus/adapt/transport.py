@@ -43,11 +43,8 @@ def gaussian_map(source: ArrayLike, target: ArrayLike, *, diagonal: bool = False
     x_s, x_t = (np.asarray(x, dtype=np.float64) for x in (source, target))
     if x_s.ndim != 2 or x_t.ndim != 2 or x_s.shape[1] != x_t.shape[1]:
         raise ValueError(f"embeddings must be (n, d) with one d, got {x_s.shape} and {x_t.shape}")
+    check_domains(len(x_s), len(x_t))
     for name, x in (("source", x_s), ("target", x_t)):
-        if len(x) < LEAST_RECORDINGS:
-            raise ValueError(
-                f"{len(x)} {name} recordings are too few for their covariance; give {LEAST_RECORDINGS} or more"
-            )
         if not np.isfinite(x).all():
             raise ValueError(f"{name} embeddings hold NaN or infinity")
     mu_s, mu_t = x_s.mean(axis=0), x_t.mean(axis=0)
@@ -58,15 +55,26 @@ def gaussian_map(source: ArrayLike, target: ArrayLike, *, diagonal: bool = False
     return a, mu_s - a @ mu_t
 
 
+def check_domains(n_source: int, n_target: int) -> None:
+    """What ``gaussian_map`` refuses, to be said before the work.
+
+    Raises:
+        ValueError: fewer than ``LEAST_RECORDINGS`` of a domain.
+    """
+    for name, n in (("source", n_source), ("target", n_target)):
+        if n < LEAST_RECORDINGS:
+            raise ValueError(
+                f"{n} {name} recordings are too few for their covariance; give {LEAST_RECORDINGS} or more"
+            )
+
+
 def move_head(model: nn.Module, a: Floats, shift: Floats) -> None:
     """Let the model's linear head see A f + shift in place of f, in place.
 
     Raises:
         ValueError: the head is not linear, or of another width.
     """
-    head = model.head
-    if not isinstance(head, nn.Linear):
-        raise ValueError(f"{type(model).__name__} has no linear head to move; take another method")
+    head = linear_head(model)
     if a.shape != (head.in_features, head.in_features):
         raise ValueError(f"the map is {a.shape}, the head takes {head.in_features} features")
     with torch.no_grad():
@@ -75,6 +83,18 @@ def move_head(model: nn.Module, a: Floats, shift: Floats) -> None:
         bias = head.bias.double() + w @ torch.from_numpy(shift).to(w)
         head.weight.copy_((w @ as_tensor).to(head.weight.dtype))
         head.bias.copy_(bias.to(head.bias.dtype))
+
+
+def linear_head(model: nn.Module) -> nn.Linear:
+    """The head that ``move_head`` changes.
+
+    Raises:
+        ValueError: the head is not linear.
+    """
+    head = model.head
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{type(model).__name__} has no linear head to move; take another method")
+    return head
 
 
 def standardise_sites(x: ArrayLike, sites: ArrayLike) -> Floats:

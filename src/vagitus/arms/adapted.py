@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from vagitus.adapt import METHODS, control_of, parse_method, regime_of
 from vagitus.adapt.adaptation import Sources, Target, adapt_network
 from vagitus.adapt.batch_norm import LEAST_WINDOWS
-from vagitus.adapt.noise import inject, noise_of_site, quiet_stretches
+from vagitus.adapt.noise import noise_of_site, noisy_features, quiet_stretches, samples_of
 from vagitus.arms.contract import Arm, Budget, Scores
 from vagitus.arms.network import MEMBER_SEEDS, member_folds, score_network, train_network, window_length
-from vagitus.audio import read
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
-from vagitus.features import featurise
 from vagitus.files import content_hash
 from vagitus.models import build_model
 from vagitus.splits import Fold
@@ -117,14 +115,20 @@ def adapted(dataset: Dataset, fold: Fold, budget: Budget, state_path: Path | Non
             "warmup_epochs": 0.5,
         }
     )
+    noises: list[NDArray[np.float32]] = []
+    if method != SOURCE and "tni" in parse_method(method):
+        rate_hz = table.config.sample_rate_hz
+        heard = (samples_of(dataset.manifest, int(i), rate_hz) for i in fold.test)
+        noises = noise_of_site((quiet_stretches(x, rate_hz) for x in heard), rate_hz)
     for member, part in enumerate(member_folds(dataset, fold, budget)):
         own = budget.model_copy(update={"seed": budget.seed * MEMBER_SEEDS + member})
         model, records = _source(dataset, part, own, state_path, member)
         at_target = at_sources = model
         if method != SOURCE:
             noisy: list[list[NDArray[np.float32]]] = []
-            if "tni" in parse_method(method):
-                noisy = [_in_noise(dataset, part.train, fold.test, own.seed)]
+            if noises:
+                rng = np.random.default_rng([own.seed, NOISE_STREAM])
+                noisy = [noisy_features(dataset.manifest, part.train, noises, table.config, rng)]
             found = adapt_network(
                 model,
                 Sources(
@@ -177,21 +181,3 @@ def _source(
     model, history = train_network(dataset, part, budget, own_state, model_name=NETWORK)
     write_tensors(kept, dict(model.state_dict()), {"history": history})
     return model, history
-
-
-def _in_noise(
-    dataset: Dataset, train: NDArray[np.int64], target: NDArray[np.int64], seed: int
-) -> list[NDArray[np.float32]]:
-    """The training recordings' features with background sound of the target mixed in."""
-    config, manifest = dataset.tables["study"].config, dataset.manifest
-
-    def samples(i: int) -> NDArray[np.float32]:
-        start_s, end_s = manifest.stretch(i)
-        heard = read(manifest.file(i), sample_rate_hz=config.sample_rate_hz, start_s=start_s, end_s=end_s)
-        return heard.samples.astype(np.float32)
-
-    noises = noise_of_site(
-        (quiet_stretches(samples(int(i)), config.sample_rate_hz) for i in target), config.sample_rate_hz
-    )
-    rng = np.random.default_rng([seed, NOISE_STREAM])
-    return [featurise(inject(samples(int(i)), noises, rng), config) for i in train]

@@ -29,7 +29,6 @@ from vagitus.calibration import softmax
 from vagitus.config import read_toml
 from vagitus.corpora import find_corpus, load_corpus
 from vagitus.dataset import Dataset
-from vagitus.encoders import open_encoder
 from vagitus.features import FeatureCache
 from vagitus.files import atomic_path, write_atomic
 from vagitus.jobs import Job, run_jobs
@@ -193,7 +192,7 @@ def enlarged(
         groups=clean.groups[origin],
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
-        embeddings=embed(manifest, open_encoder(encoder), cache.folder),
+        embeddings=embed(manifest, encoder, cache.folder, n_workers),
     )
 
 

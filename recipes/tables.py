@@ -351,17 +351,41 @@ def adaptation_section(name: str) -> str:
         rows.append([f"`{line['name']}`", line["regime"], str(len(line["seeds"])), *shown, "; ".join(gains)])
     text += markdown(rows)
     sites = sorted(found[0]["auroc by site"])
-    rows = [["AUROC", *sites, "sources' dev part", "e left out of everything"], ["---"] * (3 + len(sites))]
+    rows = [
+        [
+            "AUROC",
+            *sites,
+            "sources' dev part",
+            "its change from the source network",
+            "e left out of everything",
+        ],
+        ["---"] * (4 + len(sites)),
+    ]
     for line in found:
         by_site = [f"{line['auroc by site'][site]:.3f}" for site in sites]
-        others = [line.get("source auroc"), line.get("auroc, e left out of everything")]
-        rows.append([f"`{line['name']}`", *by_site, *("" if v is None else f"{v:.3f}" for v in others)])
+        at_sources, without_e = (
+            "" if value is None else f"{value:.3f}"
+            for value in (line.get("source auroc"), line.get("auroc, e left out of everything"))
+        )
+        change = line.get("change of source auroc")
+        changed = (
+            f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
+        )
+        rows.append([f"`{line['name']}`", *by_site, at_sources, changed, without_e])
     text += "\n" + markdown(rows) + "\nWhat the sources of each target chose (see docs): "
     text += "; ".join(
         f"{site}: {' and '.join(chosen['with self-training'])}, kept {chosen['kept_share']:g}"
         for site, chosen in first["chosen"].items()
     )
     text += ".\n"
+    for line in of_kind(lines, "time"):
+        text += (
+            f"\nTime on `{line['input']}`, from cached features: {line['n_jobs']} trainings and adaptations "
+            f"({', '.join(f'`{method}`' for method in line['methods'])}; {len(line['seeds'])} seeds) took "
+            f"{line['cpu_s'] / 60:.1f} CPU minutes, {line['cpu_s'] / 60 / line['cores']:.1f} on each of "
+            f"{line['cores']} cores that share them evenly; asked for: under {line['asked_minutes']}. The sum of "
+            f"their wall times beside other work was {line['wall_s'] / 60:.0f} minutes.\n"
+        )
     for line in of_kind(lines, "shift"):
         rows = [["made equal first", "UAR of naming the database", "removed"], ["---"] * 3]
         rows += [
@@ -421,8 +445,76 @@ def training_speed_section(name: str) -> str:
     return text + markdown(rows)
 
 
+def faults_section(name: str) -> str:
+    """Faults that were injected, what was seen, and what was lost by them."""
+    rows = [["fault", "where", "what was seen", "lost"], ["---"] * 4]
+    rows += [[line["fault"], line["where"], line["seen"], line["lost"]] for line in read_results(name)]
+    text = (
+        f"\n## Faults injected ({name})\n\n`python benchmarks/faults.py`\n\nSimulated recordings, short trainings. "
+        "What was broken was started again with the same words; lost is what then differs from an unbroken "
+        "run, byte by byte, but for times. See [docs/faults.md](docs/faults.md).\n\n"
+    )
+    return text + markdown(rows)
+
+
+def scale_section(name: str) -> str:
+    """Time and memory against recordings and workers, what a killed worker cost, and the model beyond."""
+    lines = read_results(name)
+    featurised = [line for line in lines if line["what"] == "featurising"]
+    rows = [["recordings", "workers", "CPU, ms a recording", "wall, s", "driver, MB", "a worker, MB"]]
+    rows.append(["---"] * len(rows[0]))
+    for line in featurised:
+        n = line["n_recordings"]
+        workers = (
+            f"{line['n_workers']} {'on a LocalCluster, one killed' if line['n_killed'] else 'in processes'}"
+        )
+        cpu_ms = 1000 * (line["driver_cpu_s"] + line["workers_cpu_s"]) / n
+        memory = [f"{line[which]:.0f}" for which in ("driver_mb", "worker_mb")]
+        rows.append([f"{n:,}", workers, f"{cpu_ms:.2f}", f"{line['wall_s']:.0f}", *memory])
+    text = (
+        f"\n## Very many recordings ({name})\n\n`python benchmarks/scale.py`\n\nRecordings of a second of simulated "
+        "cries at 8 kHz to MFCC in shards of 1,000 (`vagitus featurise`), on "
+        f"{lines[0]['n_processors']} processors that did other things as well: CPU time counts, wall time does not "
+        "repeat. Memory is the highest of the process.\n\n"
+    )
+    text += markdown(rows)
+    for line in featurised:
+        if line["n_killed"]:
+            n = line["n_recordings"]
+            local = next(a for a in featurised if a["n_recordings"] == n and not a["n_killed"])
+            worker_ms = 1000 * local["workers_cpu_s"] / n
+            handed = next(a for a in lines if a["what"] == "overhead")
+            shard_ms = 1000 * max(handed["driver_cpu_s"], handed["scheduler_cpu_s"]) / handed["n_jobs"]
+            text += (
+                f"\nAfter the worker was killed midway: {line['n_rows']:,} recordings of {n:,}, {line['n_in_place']:,} "
+                f"in their place, {line['n_contents']:,} different contents, {line['n_without_features']} without "
+                f"features, {line['n_damaged_shards']} damaged shards; every shard "
+                f"{'is' if line['same'] else 'IS NOT'} bit by bit that of the single process.\n\n"
+                f"Model beyond two processors, not measured: n recordings on w workers take n times {worker_ms:.2f} ms "
+                f"divided by w, until the driver or the scheduler, whichever is slower, has no time left: it needs "
+                f"{shard_ms:.1f} ms a shard of 1,000, which w = {1000 * worker_ms / shard_ms:.0f} workers ask for. A "
+                "file system that slows down is not in it.\n"
+            )
+    studies = [line for line in lines if line["what"] == "study"]
+    if studies:
+        rows = [
+            ["recordings in a study", "CPU, ms a recording", "wall, s", "of which audit, s", "driver, MB"]
+        ]
+        rows.append(["---"] * len(rows[0]))
+        for line in studies:
+            cpu_ms = 1000 * (line["driver_cpu_s"] + line["workers_cpu_s"]) / line["n_recordings"]
+            times = [f"{line[which]:.0f}" for which in ("wall_s", "audit_s", "driver_mb")]
+            rows.append([f"{line['n_recordings']:,}", f"{cpu_ms:.1f}", *times])
+        text += (
+            "\nThe ridge on log-mel, three folds, two processes, with audit and intervals:\n\n"
+            + markdown(rows)
+        )
+    return text
+
+
 SECTIONS = {
     "adaptation": adaptation_section,
+    "faults": faults_section,
     "adaptation_cries": adaptation_cries_section,
     "form": forms_section,
     "speed": speed_section,
@@ -430,6 +522,7 @@ SECTIONS = {
     "compression": smaller_section,
     "robustness_study": robustness_section,
     "training_speed": training_speed_section,
+    "scale": scale_section,
     **CRY_SECTIONS,
 }
 

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process import Command, Run
@@ -31,6 +33,17 @@ def data_root() -> Path:
     if root is None:
         pytest.skip("no real recordings: set VAGITUS_DATA to the folder that holds the corpora")
     return root
+
+
+@pytest.fixture(scope="session")
+def local_cluster() -> Iterator[Any]:
+    """A dask cluster of two worker processes on this machine, on the loopback interface."""
+    import distributed
+
+    start: Any = distributed.LocalCluster
+    options = {"host": "127.0.0.1", "dashboard_address": None, "memory_limit": 0}
+    with start(n_workers=2, threads_per_worker=1, **options) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_the_corpora_are_listed_for_people_and_programs() -> None:
         ),
         (
             ["pretrain", "x.csv", "--start", "a.safetensors"],
-            "--start is for simclr and vicreg; leave it out for words",
+            "options: start is for simclr and vicreg; leave it out for words",
         ),
         (["study", "x.csv", "--source", "words"], "--source 'words': write NAME=FILE"),
         (

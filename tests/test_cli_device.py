@@ -58,7 +58,7 @@ BAD_MODELS: dict[str, tuple[bytes, str]] = {
     "text.onnx": (b"a page of notes\n" * 9, "not an ONNX model"),
     "empty.onnx": (b"", "empty file (0 bytes)"),
     "zeros.onnx": (bytes(1000), "m"),
-    "pickle.onnx": (b"\x80\x04\x95" + bytes(90), "not an ONNX model"),
+    "pickle.onnx": (b"\x80\x04\x95" + bytes(90), "a pickled checkpoint"),
 }
 
 

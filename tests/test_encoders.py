@@ -26,6 +26,7 @@ from vagitus.encoders import (
     PANNS_FEATURES,
     PANNS_LEFT_ASIDE,
     EmbeddingCache,
+    embed_files,
     load_ge2e,
     load_panns,
     open_encoder,
@@ -205,6 +206,17 @@ def test_an_embedding_is_computed_once_per_content_stretch_and_encoder(
     other = type(encoder)("another", 8000, encoder.dim, 1, run)
     cache.get_or_compute(path, other)
     assert calls == [8000, 4000, 8000]
+
+
+def test_many_files_are_embedded_in_processes_as_one_by_one(files: dict[str, Path], tmp_path: Path) -> None:
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", tone(8000, 8000 + 100 * i), 8000, subtype="FLOAT")
+    (tmp_path / "1.wav").write_bytes(b"RIFF")
+    name, cache = f"onnx:{files['onnx']}", EmbeddingCache(tmp_path / "cache")
+    found = dict(embed_files([(tmp_path / f"{i}.wav", 0.0, None) for i in range(3)], name, cache, 2))
+    assert isinstance(found[1], AudioError)
+    for i in (0, 2):
+        np.testing.assert_array_equal(np.asarray(found[i]), open_encoder(name).embed(tmp_path / f"{i}.wav"))
 
 
 def test_a_damaged_entry_is_computed_again(files: dict[str, Path], tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_a_file_that_cannot_be_read_stops_no_other(
     assert whole.path.endswith("b.WAV") and whole.reason == ""
 
 
+def test_processes_give_the_same_predictions_in_the_same_order(predictor: Predictor, tmp_path: Path) -> None:
+    for i in range(5):
+        soundfile.write(tmp_path / f"{i}.wav", noise(40_000 - 7_000 * i), RATE_HZ)
+    (tmp_path / "2.wav").write_bytes(b"RIFF")
+    here, there = (to_json(list(predictor.predict_files([tmp_path], n_workers=n)), "") for n in (1, 2))
+    assert there == here
+
+
 def test_a_missing_path_is_named_before_anything_is_scored(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.wav: no such file"):
         find_recordings([folder / "cry.wav", folder / "none.wav"])

@@ -10,12 +10,13 @@ import vagitus
 PACKAGE = Path(vagitus.__file__).parent
 # The way a sound goes. A room may import only the rooms above it.
 ORDER = [
-    "files processes audio features frontend windows fingerprint segment pitch augment",
-    "manifest splits metrics statistics cycles calibration fetch corpora losses tensor_train models",
-    "dataset checkpoint encoders training compression transfer pretrain adapt verification trials store events",
+    "files processes scale audio features frontend windows fingerprint segment pitch augment",
+    "manifest splits metrics statistics cycles calibration fetch corpora losses ranks tensor_train models",
+    "dataset checkpoint shards encoders training compression transfer pretrain adapt verification trials store events",
     "arms robustness shift",
-    "shortcuts audit config plan jobs results gains evaluate study sites plots outcome figures report",
-    "parity onnx_graph export export_c predict stream scale serve cli_device cli_adapt cli_verify cli __main__",
+    "shortcuts audit config plan jobs results integrity gains evaluate study sites plots outcome figures report",
+    "parity onnx_graph export export_c predict stream serve",
+    "cli_scale cli_device cli_adapt cli_verify cli_integrity cli __main__",
 ]
 ROOMS = [room for line in ORDER for room in line.split()]
 

@@ -18,6 +18,7 @@ from vagitus.corpora.simulated import generate
 from vagitus.files import locked
 from vagitus.manifest import Manifest
 from vagitus.plan import StudyConfig, make_folds, order_classes
+from vagitus.scale import cluster
 from vagitus.study import run_study
 
 ARMS = ("prevalence", "logmel+ridge", "scratch", "blend")
@@ -257,6 +258,14 @@ def test_a_killed_study_goes_on_to_the_unbroken_numbers(ran: Ran, manifest: Mani
     assert 2 <= n_done < len(FITTED) * 3 + 1 and not (out / "predictions.csv").exists()
     run(manifest, out)
     assert (out / "predictions.csv").read_bytes() == (ran.out / "predictions.csv").read_bytes()
+
+
+def test_a_cluster_gives_the_same_predictions(
+    ran: Ran, manifest: Manifest, folder: Path, local_cluster: Any
+) -> None:
+    with cluster(local_cluster.scheduler_address):
+        there = run(manifest, folder / "cluster" / "out", arms=("logmel+ridge",))
+    assert there.rows == [row for row in ran.rows if row["arm"] == "logmel+ridge"]
 
 
 def test_leaving_a_site_out_reports_the_mean_over_sites(manifest: Manifest, folder: Path) -> None:

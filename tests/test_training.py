@@ -239,6 +239,12 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert np.argmax(rates) == 7 and rates[-1] < 0.002
 
 
+def test_learning_rate_drops_to_a_tenth_at_each_step_named() -> None:
+    config = TrainConfig(epochs=10, lr=0.2, warmup_epochs=0, drops=(3, 5))
+    rates = [learning_rate(step, 40, config, steps_per_epoch=4) for step in (0, 2, 3, 4, 5, 39)]
+    assert rates == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
+
+
 def test_classes_are_drawn_equally_and_everyone_gets_a_turn() -> None:
     labels = np.array([0] * 9 + [1] * 3)
     order = balanced_order(labels, np.random.default_rng(0))

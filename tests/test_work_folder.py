@@ -63,5 +63,5 @@ def test_a_network_beside_a_start_is_refused(
     assert done.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "vagitus: --model res8: --start goes on with the network of a.safetensors; leave --model out"
+        "vagitus: options: start goes on with the network of a.safetensors; leave model 'res8' out"
     )

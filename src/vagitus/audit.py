@@ -35,7 +35,7 @@ from vagitus.features import PRESETS, featurise
 from vagitus.files import content_hash
 from vagitus.fingerprint import FRAME_S, MIN_CORRELATION, Words, correlation, find_matches, fingerprint
 from vagitus.manifest import Manifest
-from vagitus.processes import in_processes
+from vagitus.scale import Quarantined, spread
 from vagitus.shortcuts import Association, Leakage, Probe, find_shortcuts
 from vagitus.splits import merge_subjects
 from vagitus.statistics import Interval
@@ -274,8 +274,11 @@ class _Measured(NamedTuple):
 def _measure_all(jobs: list[tuple[Path, float, float | None, bool]], n_workers: int) -> list[_Measured]:
     crashed = "decoding it crashed the process; convert it to wav or flac"
     measured = [_Measured("")] * len(jobs)
-    for i, result in in_processes(_measure, jobs, n_workers):
-        measured[i] = _Measured(f"{jobs[i][0]}: {crashed}") if result is None else result
+    for i, result in spread(_measure, jobs, n_workers):
+        if isinstance(result, Quarantined):
+            measured[i] = _Measured(f"{jobs[i][0]}: {result if result.error else crashed}")
+        else:
+            measured[i] = result
     return measured
 
 
@@ -402,8 +405,8 @@ def _duplicates(
         for i, j, offset in matches
     ]
     # Starting processes takes a second, in which one decodes a hundred short recordings.
-    for k, similarity in in_processes(_correlate, jobs, n_workers if len(jobs) > 50 else 1):
-        if similarity is not None and similarity >= MIN_CORRELATION:
+    for k, similarity in spread(_correlate, jobs, n_workers if len(jobs) > 50 else 1):
+        if not isinstance(similarity, Quarantined) and similarity >= MIN_CORRELATION:
             i, j, offset = matches[k]
             pairs.append(Duplicate(i, j, "near", similarity, offset * FRAME_S))
 

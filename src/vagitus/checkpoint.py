@@ -5,6 +5,7 @@ not safetensors is refused by its first bytes.
 """
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vagitus.features import FeatureConfig
-from vagitus.files import content_hash, write_atomic
+from vagitus.files import content_hash, refuse_pickle, write_atomic
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
 from vagitus.tensor_train.compress import Plan, pack, retensorize, unpack
@@ -31,7 +32,7 @@ MAX_NUMBERS = 250_000_000  # a gigabyte; the largest network here has 81 million
 MAX_WINDOW_S = 600.0
 # What torch, a layer or a lookup raises where numbers and names of a file do not go together.
 MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
-PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
+HASH = "blake2"  # of the rest of the header and of the tensors, an entry of the header that ``read_tensors`` takes out
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,26 @@ def _hashes(text: str) -> set[bytes]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write named tensors and a JSON header as safetensors, atomically."""
-    write_atomic(path, save(tensors, metadata={"vagitus": json.dumps(header, sort_keys=True)}))
+    """Write named tensors, a JSON header and a hash of both as safetensors, atomically."""
+    plain = json.loads(json.dumps(header))  # as it will be read
+    # One entry: safetensors writes several in any order, and the same model should be the same bytes.
+    text = json.dumps(plain | {HASH: _hash(tensors, plain)}, sort_keys=True)
+    write_atomic(path, save(tensors, metadata={"vagitus": text}))
+
+
+def has_hash(path: Path) -> bool:
+    """Whether a file that ``read_tensors`` reads holds a hash of its contents, which that compares."""
+    with safe_open(path, framework="pt") as file:
+        return HASH in json.loads(file.metadata()["vagitus"])
+
+
+def _hash(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    """BLAKE2b of the header and of every tensor's name, type, shape and bytes, 32 hex digits."""
+    digest = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -221,7 +240,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a pickle (with the way to convert it), a truncated file, or one without our header.
+        ValueError: a pickle (with the way to convert it), a truncated file, one without our header, or one whose
+            contents are not those that were written.
     """
     path = Path(path)
     if not path.is_file():
@@ -231,11 +251,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        if _first_bytes(path).startswith(PICKLE_MARKS):
-            raise ValueError(
-                f"{path}: a pickled checkpoint can run code when it is opened, so it is refused; "
-                "convert it where it was made with safetensors.torch.save_file(state_dict, 'model.safetensors')"
-            ) from None
+        refuse_pickle(path)
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
     if "vagitus" not in metadata:
         raise ValueError(f"{path}: safetensors without a vagitus header; it was written by another program")
@@ -245,9 +261,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = None
     if not isinstance(header, dict):
         raise ValueError(f"{path}: its vagitus header is not a JSON object; it is damaged, copy it again")
+    expected = header.pop(HASH, None)  # None: written by an earlier version
+    if expected is not None and _hash(tensors, header) != expected:
+        raise ValueError(
+            f"{path}: its contents are not those that were written; it is damaged, copy it again"
+        )
     return tensors, header
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)

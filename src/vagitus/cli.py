@@ -10,20 +10,22 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from vagitus import cli_adapt, cli_device, cli_verify
+from vagitus import cli_adapt, cli_device, cli_integrity, cli_scale, cli_verify
 from vagitus.cli_adapt import default_cache
+from vagitus.cli_scale import Scheduler, Workers, working_on
 
 if TYPE_CHECKING:
     from vagitus.manifest import Manifest
 
 RESEARCH_ONLY = cli_device.RESEARCH_ONLY
 
+TOGETHER = ("pretrain", "train")  # verbs that torchrun may start in several processes
 N_COMPARED = 20  # recordings, at most, on which a study's model.onnx must score as its model.safetensors
 
 app = typer.Typer(
@@ -50,13 +52,13 @@ Task = Annotated[str, typer.Option("--task", help="Of a corpus with several; see
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Feature cache. Default ~/.cache/vagitus.", show_default=False)
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 is one per processor.")]
 
 
 def main() -> None:
     """Entry point of the ``vagitus`` command."""
     try:
-        status = app(standalone_mode=False)
+        with _one_voice():
+            status = app(standalone_mode=False)
     except typer.TyperException as error:  # a word or an option that it does not know
         fail(f"{error.format_message()} (try --help)")
     except (typer.Abort, KeyboardInterrupt):
@@ -73,6 +75,22 @@ def main() -> None:
             raise
         fail(f"the package {error.name!r} is not installed: pip install 'vagitus[all]'")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of the processes that torchrun started the first alone speaks; what ends another is said outside the block."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    verb = next(iter(sys.argv[1:]), "")
+    if verb not in TOGETHER:
+        raise ValueError(f"{verb} has processes of its own or needs none; run it without torchrun")
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def fail(message: str) -> NoReturn:
@@ -177,11 +195,13 @@ def study(
     ] = True,
     cache: Cache = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> int:
     """Compare every arm on the same subject-disjoint folds and write a report."""
     from vagitus.config import checked, load_toml
     from vagitus.export import export_onnx
+    from vagitus.integrity import seal
     from vagitus.parity import ParityError
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
@@ -238,7 +258,7 @@ def study(
     manifest, corpus_positive, corpus_front_end = _open(
         config.data, config.task, Path(config.root) if config.root else None
     )
-    with _progress(as_json) as announce:
+    with working_on(scheduler, workers), _progress(as_json) as announce:
         plan, results = run_study(
             config,
             manifest,
@@ -262,6 +282,7 @@ def study(
             except ParityError as error:  # hours of work stand all the same
                 print(f"vagitus: {error}; there is no model.onnx", file=sys.stderr)
                 exported = False
+        seal(out)
     if as_json:
         print(
             json.dumps(
@@ -341,6 +362,7 @@ def audit(
         Path | None, typer.Option("--out", help="Write the findings here, as JSON.", show_default=False)
     ] = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> int:
     """Look for leaks, duplicates, confounds, and silent, clipped or unreadable recordings."""
@@ -349,7 +371,7 @@ def audit(
     from vagitus.processes import n_processors
 
     manifest, _, _ = _open(_one_of(data, corpus), task, root)
-    with _progress(as_json) as announce:
+    with working_on(scheduler, workers), _progress(as_json) as announce:
         announce(f"auditing {len(manifest)} recordings")
         found = run_audit(manifest, n_workers=workers or n_processors())
     text = json.dumps(found.to_json(), indent=1)
@@ -379,6 +401,7 @@ def train(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter training.")] = False,
     cache: Cache = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> None:
     """Train res8 on all labelled recordings but a dev fold of other subjects: one step of a study."""
@@ -392,7 +415,7 @@ def train(
         StudyConfig, {**options, "seed": seed, "arms": ("scratch",), "budget": budget.model_dump()}, "options"
     )
     manifest, corpus_positive, corpus_front_end = _open(config.data, task, root)
-    with _epochs(as_json, budget.train.epochs) as (announce, on_epoch):
+    with working_on(scheduler, workers), _epochs(as_json, budget.train.epochs) as (announce, on_epoch):
         card = train_model(
             config,
             manifest,
@@ -418,17 +441,34 @@ def pretrain(
         list[str] | None,
         typer.Option("--corpus", show_default=False, help="A corpus as well or instead; may be repeated."),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Settings as TOML; options given beside it win.", show_default=False),
+    ] = None,
     task: Annotated[
-        str, typer.Option("--task", help="words, speakers, gender; simclr or vicreg need no labels.")
-    ] = "words",
+        str,
+        typer.Option(
+            "--task",
+            help="words, speakers, gender; simclr or vicreg need no labels. Default words.",
+            show_default=False,
+        ),
+    ] = "",
     root: Root = None,
     out: Annotated[Path, typer.Option("--out", help="Model file to write.")] = Path("source.safetensors"),
     front_end: Annotated[
-        str, typer.Option("--front-end", help="Feature preset; the target must be heard through the same.")
-    ] = "mfcc40",
+        str,
+        typer.Option(
+            "--front-end",
+            help="Feature preset; the target must be heard through the same. Default mfcc40.",
+            show_default=False,
+        ),
+    ] = "",
     normalisation: Annotated[
-        str, typer.Option("--normalisation", help="none, mean, mean_std or keep_level.")
-    ] = "mean",
+        str,
+        typer.Option(
+            "--normalisation", help="none, mean, mean_std or keep_level. Default mean.", show_default=False
+        ),
+    ] = "",
     network: Annotated[
         str,
         typer.Option(
@@ -455,61 +495,67 @@ def pretrain(
     window_s: Annotated[
         float | None, typer.Option("--window-s", show_default=False, help="Length of a crop, seconds.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default 0.", show_default=False)] = None,
     cache: Cache = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> int:
     """Learn a source model from adult speech, or from any sound without labels."""
-    from vagitus.config import checked
+    from vagitus.config import checked, load_toml
     from vagitus.corpora import CORPORA
     from vagitus.features import PRESETS
-    from vagitus.pretrain import (
-        METHODS,
-        SELF_SUPERVISED,
-        SUPERVISED,
-        TASKS,
-        pretrain_selfsupervised,
-        pretrain_supervised,
-    )
-    from vagitus.training import TrainConfig
+    from vagitus.pretrain import TASKS, PretrainConfig, pretrain_selfsupervised, pretrain_supervised
 
-    if task not in (*TASKS, *METHODS):
-        raise ValueError(f"no task {task!r}; choose from {', '.join((*TASKS, *METHODS))}")
-    if front_end not in PRESETS:
-        raise ValueError(f"no front end {front_end!r}; choose from {', '.join(PRESETS)}")
-    is_supervised = task in TASKS
-    for name, value in (("--start", start), ("--noise", noise)):
-        if value and is_supervised:
-            raise ValueError(f"{name} is for simclr and vicreg; leave it out for {task}")
-    if start and network:
-        raise ValueError(f"--model {network}: --start goes on with the network of {start}; leave --model out")
-    # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
-    manifests = [_open(name, "", root)[0] for name in data or ()]
-    manifests += [
-        _open(name, task if name in CORPORA and task in CORPORA[name].tasks else "", root)[0]
-        for name in corpus or ()
-    ]
-    if not manifests:
-        raise ValueError("nothing to learn from: give a manifest or --corpus NAME")
-    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "window_s": window_s}
-    own = (SUPERVISED if is_supervised else SELF_SUPERVISED).model_dump()
-    config = checked(TrainConfig, own | {k: v for k, v in changes.items() if v is not None}, "options")
-    given: dict[str, Any] = {
-        "front_end": PRESETS[front_end].vary(normalisation=normalisation),
-        "cache": cache or default_cache(),
-        "model_name": network or "res8",
-        "config": config,
+    given = load_toml(recipe) if recipe else {}
+    options: dict[str, Any] = {
+        "data": (*(data or ()), *(corpus or ())),
+        "task": task,
+        "root": str(root) if root else "",
+        "front_end": front_end,
+        "normalisation": normalisation,
+        "model": network,
+        "start": str(start) if start else "",
+        "noise": noise,
+        "keep_out": keep_out,
         "seed": seed,
+    }
+    given |= {name: value for name, value in options.items() if value not in ("", None, ())}
+    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "window_s": window_s}
+    changed = {name: value for name, value in training.items() if value is not None}
+    if changed and isinstance(given.get("train", {}), dict):
+        given["train"] = given.get("train", {}) | changed
+    if not given.get("data"):
+        raise ValueError("nothing to learn from: give a manifest or --corpus NAME")
+    config = checked(PretrainConfig, given, str(recipe) if recipe else "options")
+    is_supervised = config.task in TASKS
+
+    def opened(name: str, task: str = "") -> "Manifest":
+        return _open(name, task, Path(config.root) if config.root else None)[0]
+
+    # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
+    manifests = [
+        opened(name, config.task if name in CORPORA and config.task in CORPORA[name].tasks else "")
+        for name in config.data
+    ]
+    how: dict[str, Any] = {
+        "front_end": PRESETS[config.front_end].vary(normalisation=config.normalisation),
+        "cache": cache or default_cache(),
+        "model_name": config.model,
+        "config": config.train,
+        "seed": config.seed,
         "n_workers": workers or None,
-        "test": _open(keep_out, "", root)[0] if keep_out else None,
+        "test": opened(config.keep_out) if config.keep_out else None,
         "record": {"command": shlex.join(["vagitus", *sys.argv[1:]])},
     }
     if not is_supervised:
-        given |= {"start": start, "noise": _open(noise, "", root)[0] if noise else None}
+        how |= {
+            "start": Path(config.start) if config.start else None,
+            "noise": opened(config.noise) if config.noise else None,
+        }
     learn = pretrain_supervised if is_supervised else pretrain_selfsupervised
-    with _epochs(as_json, config.epochs) as (announce, on_epoch):
-        made = learn(manifests, task, out, announce=announce, on_epoch=on_epoch, **given)  # type: ignore[arg-type]
+    with working_on(scheduler, workers), _epochs(as_json, config.train.epochs) as (announce, on_epoch):
+        made = learn(manifests, config.task, out, announce=announce, on_epoch=on_epoch, **how)  # type: ignore[arg-type]
     metrics = made.card.provenance["metrics"]
     if as_json:
         print(json.dumps({"model": str(out) if made.saved else None, "collapse": made.collapse, **metrics}))
@@ -564,6 +610,7 @@ def compress(
     ] = None,
     cache: Cache = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a trained model smaller: tensor trains, low rank, pruning, fewer bits; fine-tuned if given recordings."""
@@ -579,7 +626,7 @@ def compress(
     options = {name: value for name, value in given.items() if value is not None}
     config = checked(CompressConfig, {"method": method, "bits": bits, **options}, "options")
     manifest = _open(_one_of(data, corpus), task, root)[0] if data or corpus else None
-    with _progress(as_json) as announce:
+    with working_on(scheduler, workers), _progress(as_json) as announce:
         found = compress_model(
             model,
             out,
@@ -625,6 +672,7 @@ def evaluate(
     ] = None,
     cache: Cache = None,
     workers: Workers = 0,
+    scheduler: Scheduler = "",
     as_json: AsJson = False,
 ) -> None:
     """Subject-level metrics of a model on recordings it was not trained on."""
@@ -636,9 +684,10 @@ def evaluate(
     if noise and not robustness:
         raise ValueError("--noise is what recordings are mixed with under --robustness; give both")
     if robustness:
-        _evaluate_robustness(model, manifest, noise, workers, as_json)
+        with working_on(scheduler, workers):
+            _evaluate_robustness(model, manifest, noise, workers, as_json)
         return
-    with _progress(as_json) as announce:
+    with working_on(scheduler, workers), _progress(as_json) as announce:
         announce(f"scoring {len(manifest)} recordings")
         found = finite(
             run_evaluate(model, manifest, cache=cache or default_cache(), n_workers=workers or n_processors())
@@ -794,3 +843,5 @@ def _cell(metric: dict[str, float | None]) -> str:
 cli_adapt.register(app)
 cli_device.register(app)
 cli_verify.register(app)
+cli_integrity.register(app)
+cli_scale.register(app)

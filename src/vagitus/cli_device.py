@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vagitus.cli_scale import Scheduler, Workers, working_on
+
 if TYPE_CHECKING:
     from vagitus.manifest import Manifest
     from vagitus.parity import Parity
-    from vagitus.predict import Prediction
+    from vagitus.predict import Prediction, Predictor
     from vagitus.stream import Heard, Listener, Piece, Summary
 
 RESEARCH_ONLY = "Research use only, not a diagnosis."
@@ -263,9 +265,11 @@ def predict(
             help="Of one recording: spectrum, F0, windows, and where its score comes from.",
         ),
     ] = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = "",
 ) -> int:
     """Score recordings. Status 1 if some cannot be read, 2 if none can."""
-    from vagitus.predict import Predictor, find_recordings, plot_prediction, to_csv, to_json, to_stretches_csv
+    from vagitus.predict import Predictor, find_recordings, to_csv, to_json, to_stretches_csv
 
     if as_json and as_csv:
         raise ValueError("--json or --csv, not both")
@@ -274,14 +278,8 @@ def predict(
     if plot is not None and len(paths) > 1:
         raise ValueError(f"--plot shows one recording, {len(paths)} were given; name one")
     found: list[Prediction] = []
-    for path in paths:
-        if plot is None:
-            found.append(predictor.predict(path))
-        else:
-            try:
-                found.append(plot_prediction(predictor, path, plot))
-            except OSError as error:
-                raise _unwritten(plot, "--plot", error) from error
+    for prediction in _predicted(predictor, paths, plot, workers, scheduler):
+        found.append(prediction)
         if found[-1].reason and math.isnan(found[-1].duration_s):
             if len(paths) > 1:
                 print(f"cannot be read: {found[-1].reason}", file=sys.stderr)
@@ -302,6 +300,22 @@ def predict(
         print(table, end="")
     print(predictor.notice, file=sys.stderr)
     return int(bool(unreadable))
+
+
+def _predicted(
+    predictor: "Predictor", paths: list[Path], plot: Path | None, workers: int, scheduler: str
+) -> "Iterator[Prediction]":
+    from vagitus.predict import plot_prediction
+    from vagitus.processes import n_processors
+
+    if plot is None:
+        with working_on(scheduler, workers):
+            yield from predictor.predict_files(paths, n_workers=workers or n_processors())
+        return
+    try:
+        yield plot_prediction(predictor, paths[0], plot)
+    except OSError as error:
+        raise _unwritten(plot, "--plot", error) from error
 
 
 def _lines(found: "Prediction", per: Per) -> Iterator[str]:

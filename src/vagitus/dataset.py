@@ -4,6 +4,7 @@ A feature table is one memory-mapped file, so that memory does not grow with the
 recordings and every worker process reads the same pages.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,10 @@ def write_feature_table(
         packed = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(int(offsets[-1]), config.n_rows)
         )
+        if hasattr(os, "posix_fallocate"):
+            # On a full disk a mapped page that finds no room ends the process; here it is an error.
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         for start, end, array in zip(offsets[:-1], offsets[1:], features, strict=True):
             if array.shape != (config.n_rows, end - start):
                 raise ValueError(

@@ -19,7 +19,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vagitus.audio import MAX_RATE_HZ, MIN_RATE_HZ, AudioError, read
-from vagitus.features import FeatureConfig, featurise, mel_filterbank
+from vagitus.features import FeatureConfig, Stretch, featurise, mel_filterbank, over_files
 from vagitus.files import content_hash, write_atomic
 from vagitus.windows import cut_window, window_starts
 
@@ -206,6 +206,43 @@ class EmbeddingCache:
         values = embedding.astype("<f4").tobytes()
         write_atomic(entry, values + _checksum(values))
         return embedding
+
+
+def embed_files(
+    stretches: Iterable[tuple[Path, float, float | None]],
+    name: str,
+    cache: EmbeddingCache,
+    n_workers: int = 1,
+) -> Iterator[tuple[int, Float32 | AudioError]]:
+    """Embeddings of many recordings by ``KIND:FILE``, each as soon as it is done.
+
+    Args:
+        stretches: (path, start_s, end_s) each, with end_s None for the end.
+        name: what ``open_encoder`` opens; each worker opens it once, and computes on one thread if there are several.
+        cache: read from and written to by the workers.
+        n_workers: processes; 1 computes in this one.
+
+    Yields:
+        (index in ``stretches``, embedding (dim,) or the AudioError), in order of completion.
+
+    Raises:
+        As ``features.featurise_files`` and ``open_encoder``.
+    """
+    return over_files(partial(_embedded, name, cache, n_workers > 1), stretches, n_workers)
+
+
+_opened = lru_cache(maxsize=1)(open_encoder)
+
+
+def _embedded(name: str, cache: EmbeddingCache, one_thread: bool, stretch: Stretch) -> Float32 | AudioError:
+    if one_thread and not name.startswith("onnx:"):
+        import torch
+
+        torch.set_num_threads(1)
+    try:
+        return cache.get_or_compute(stretch.path, _opened(name), start_s=stretch.start_s, end_s=stretch.end_s)
+    except AudioError as error:
+        return error
 
 
 def _checksum(values: bytes) -> bytes:

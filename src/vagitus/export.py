@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from vagitus import calibration
 from vagitus.audio import MAX_RATE_HZ, MIN_RATE_HZ, stream
-from vagitus.files import atomic_path
+from vagitus.files import atomic_path, refuse_pickle
 from vagitus.manifest import Manifest
 from vagitus.onnx_graph import drop_fillers, fold_transposed_weights, gate, quantisable, strip, ungate
 from vagitus.parity import (
@@ -150,6 +150,7 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for every status and no common one
+            refuse_pickle(Path(path))
             reason = " ".join(str(error).split())[:120]
             raise ValueError(
                 f"{path}: not an ONNX model that can be run ({reason}); export it again"

@@ -31,11 +31,11 @@ import io
 import json
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vagitus.audio import AudioError, stream
 from vagitus.files import atomic_path, content_hash
-from vagitus.processes import in_processes
+from vagitus.scale import Quarantined, spread
 
 if TYPE_CHECKING:  # generic for type checkers only
     pass
 
 Float32 = NDArray[np.float32]
+Found = TypeVar("Found")  # what is made of a recording
 Normalisation = Literal["none", "mean", "mean_std", "keep_level"]
 
 # Part of every cache key: raise it when the numbers of the same FeatureConfig change.
@@ -607,7 +608,7 @@ def featurise_files(
     Decoding needs processes, threads do not speed it up; each worker computes on one thread. A
     recording that cannot be read, or that twice ends the process that reads it, yields its error and stops
     no other. Workers are started afresh ("spawn"), so a script calls this under
-    ``if __name__ == "__main__"``.
+    ``if __name__ == "__main__"``; within ``scale.cluster`` those of the cluster work.
 
     Args:
         stretches: (path, start_s, end_s) each, with end_s None for the end; read as workers become free.
@@ -623,21 +624,55 @@ def featurise_files(
         OSError: the cache cannot be written.
         RuntimeError: worker processes cannot start.
     """
-    paths: dict[int, Path] = {}  # of the jobs under way, to name one whose process died
+    return over_files(partial(_outcome, config, cache), stretches, n_workers)
+
+
+def count_frames(
+    stretches: Iterable[tuple[Path, float, float | None]],
+    config: FeatureConfig,
+    cache: FeatureCache,
+    n_workers: int = 1,
+) -> Iterator[tuple[int, int | AudioError]]:
+    """``featurise_files`` into the cache: what comes back of a recording is n_frames alone.
+
+    For a cluster, whose features go from its workers to the cache and not through this process as well.
+    """
+    return over_files(partial(_n_frames, config, cache), stretches, n_workers)
+
+
+def over_files(
+    function: Callable[[Stretch], Found | AudioError],
+    stretches: Iterable[tuple[Path, float, float | None]],
+    n_workers: int,
+) -> Iterator[tuple[int, Found | AudioError]]:
+    """(index, ``function`` of the stretch) in order of completion; an error for one that has no answer."""
+    paths: dict[int, Path] = {}  # of the jobs under way, to name one that has no answer
 
     def jobs() -> Iterator[tuple[Stretch]]:
         for index, stretch in enumerate(stretches):
             paths[index] = Path(stretch[0])
             yield (Stretch(*stretch),)
 
-    def answer(index: int, outcome: Float32 | AudioError | None) -> tuple[int, Float32 | AudioError]:
+    def answer(index: int, outcome: Found | AudioError | Quarantined) -> tuple[int, Found | AudioError]:
         path = paths.pop(index)
-        if outcome is None:
-            outcome = AudioError(f"{path}: ended the process that reads it, twice; convert it to wav or flac")
+        if isinstance(outcome, Quarantined):
+            return index, quarantined(path, outcome)
         return index, outcome
 
-    answers = in_processes(partial(_outcome, config, cache), jobs(), n_workers)
+    answers = spread(function, jobs(), n_workers)
     return (answer(index, outcome) for index, outcome in answers)
+
+
+def quarantined(path: Path, why: Quarantined) -> AudioError:
+    """The error of a recording that nothing could be made of."""
+    if why.error is None:
+        return AudioError(f"{path}: ended the process that reads it, twice; convert it to wav or flac")
+    return AudioError(f"{path}: {why.reason}")
+
+
+def _n_frames(config: FeatureConfig, cache: FeatureCache, stretch: Stretch) -> int | AudioError:
+    found = _outcome(config, cache, stretch)
+    return found if isinstance(found, AudioError) else found.shape[1]
 
 
 def _outcome(config: FeatureConfig, cache: FeatureCache | None, stretch: Stretch) -> Float32 | AudioError:

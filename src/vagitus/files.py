@@ -2,13 +2,20 @@
 
 import hashlib
 import os
+import platform
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HASH_BLOCK_BYTES = 1 << 20
 MARK = ".vagitus-work"  # a file in a folder that is ours to delete
+LOCK = "lock"
+PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
+PARTIAL = re.compile(r"\.partial-.*-[a-z0-9_]{8}(\.\w+)?")  # what a process that was killed leaves of a file
 
 
 @contextmanager
@@ -24,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because some writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".partial-{path.stem[:80]}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -34,6 +41,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # mkstemp makes private files; what we publish follows the user's umask.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, name):  # a full disk says no name, and that of the part would help nobody
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,8 +64,8 @@ def claim(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Runs before there was a mark left a lock with the number of their process.
-    lock = folder / "lock"
-    ours = (folder / MARK).exists() or (lock.is_file() and lock.read_bytes()[:20].isdigit())
+    lock = folder / LOCK
+    ours = (folder / MARK).exists() or (lock.is_file() and lock.read_bytes()[:20].split(b" ")[0].isdigit())
     if not ours and any(folder.iterdir()):
         raise ValueError(
             f"{folder}: holds something else, and would be deleted at the end; move it, or give another --out"
@@ -62,14 +73,27 @@ def claim(folder: Path) -> None:
     (folder / MARK).touch()
 
 
+def discard(folder: Path) -> None:
+    """Delete a claimed folder, its mark last: killed on the way, what is left is still known as ours."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARK:
+            path.unlink()
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold ``folder`` against a second process that asks for the same lock; a killed holder lets go.
 
-    Where the system has no ``flock`` nothing is held.
+    The system holds the lock as long as the process lives, so that what stands in the file decides nothing: it is
+    there to be named. Parts of files that a killed holder left in the folder are removed. Where the system has no
+    ``flock`` nothing is held.
 
     Raises:
-        ValueError: another process holds it; names the folder and the process.
+        ValueError: another process holds it; names the folder, the process, its machine and when it began.
         OSError: the folder cannot be made or written.
     """
     try:
@@ -78,7 +102,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,9 +112,55 @@ def locked(folder: Path, what: str) -> Iterator[None]:
                 f"{folder}: {what} is running here (process {holder}); wait for it, or give another --out"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        file.write(f"{os.getpid()} on {platform.node()} since {began}")
         file.flush()
+        sweep(folder)
         yield
+
+
+@contextmanager
+def working(folder: Path, what: str, *, keep: bool = True) -> Iterator[None]:
+    """A folder to keep state in: claimed, locked, deleted after the block.
+
+    Args:
+        keep: on an error, for the next call to go on from.
+
+    Raises:
+        ValueError, OSError: as ``claim`` and ``locked``.
+    """
+    claim(folder)
+    with locked(folder, what):
+        try:
+            yield
+        except BaseException:
+            if not keep:
+                discard(folder)
+            raise
+        discard(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts of files that processes left in a folder when they were killed; nobody may be writing there."""
+    for path in folder.glob(".partial-*"):
+        if PARTIAL.fullmatch(path.name):
+            path.unlink()
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a model that is a pickle, which nothing here opens.
+
+    Raises:
+        ValueError: it begins as one does; says how to convert it.
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        is_pickle = file.read(4).startswith(PICKLE_MARKS)
+    if is_pickle:
+        raise ValueError(
+            f"{path}: a pickled checkpoint can run code when it is opened, so it is refused; convert it where it was "
+            "made with safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        )
 
 
 def content_hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Arm x fold jobs in processes of one thread each; what is done is kept and not done again.
+"""Arm x fold jobs in processes of one thread each, here or on a cluster; what is done is kept and not done again.
 
 A job writes its scores to one file when it is done. One thread a job: two jobs on two
 processors beat one job on both, and sums come out the same whatever the machine.
@@ -7,12 +7,11 @@ processors beat one job on both, and sums come out the same whatever the machine
 import glob
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
+import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -27,6 +26,7 @@ from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
 from vagitus.files import content_hash
 from vagitus.plan import Announce
+from vagitus.scale import Quarantined, spread
 from vagitus.splits import Fold, grouped_folds, most_folds
 
 DEV_FOLDS = 5  # the shipped model is trained on four fifths where the classes have subjects enough
@@ -59,7 +59,7 @@ def run_jobs(
     """Yield (job name, header and arrays) of every job, those done before first.
 
     Raises:
-        RuntimeError: a job failed; names it, with its error.
+        RuntimeError: a job failed twice; names it, with its error.
     """
     digests = {name: content_hash(table.path) for name, table in dataset.tables.items()}
     paths = {job.name: _path(work, job, identify(job, dataset, digests)) for job in jobs}
@@ -71,24 +71,18 @@ def run_jobs(
             waiting.append(job)
     # Networks take longest: started first, they do not leave one processor idle at the end.
     waiting.sort(key=lambda job: _arm(job).front_end not in ("study", *dataset.sources) and job.arm != "svm")
-    context = multiprocessing.get_context("spawn")  # fork after torch has started its threads can hang
-    with ProcessPoolExecutor(
-        n_workers, mp_context=context, initializer=_start_worker, initargs=(dataset,)
-    ) as pool:
-        futures = {pool.submit(_run_job, job, paths[job.name]): job for job in waiting}
-        try:
-            for n_done, future in enumerate(as_completed(futures), start=len(jobs) - len(waiting) + 1):
-                job = futures[future]
-                try:
-                    future.result()
-                except Exception as error:
-                    raise RuntimeError(f"{job.name}: {error}") from error
-                result = _read(paths[job.name])
-                announce(f"{n_done}/{len(jobs)} {job.name} ({result['seconds']:.0f} s)")
-                yield job.name, result
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # The dataset goes to each worker once, with the function; a worker maps the feature tables from their files.
+    answers = spread(
+        partial(_run_job, dataset), ((job, paths[job.name]) for job in waiting), n_workers, long=True
+    )
+    with closing(answers):
+        for n_done, (index, answer) in enumerate(answers, start=len(jobs) - len(waiting) + 1):
+            job = waiting[index]
+            if isinstance(answer, Quarantined):
+                raise RuntimeError(f"{job.name}: {answer.error or answer}") from answer.error
+            result = _read(paths[job.name])
+            announce(f"{n_done}/{len(jobs)} {job.name} ({result['seconds']:.0f} s)")
+            yield job.name, result
 
 
 def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
@@ -114,44 +108,21 @@ def identify(job: Job, dataset: Dataset, digests: dict[str, str]) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-_dataset: Dataset | None = None  # set once per worker process, so that no job carries the data with it
-
-
-def _start_worker(dataset: Dataset) -> None:
-    import logging
-
-    import torch
-
-    # Fabric announces its precision once per fit.
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    # A study that is killed must not leave a worker behind, computing beside the one that goes on.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    global _dataset  # noqa: PLW0603 (a process pool hands state to its workers in no other way)
-    _dataset = dataset
-    # One thread a job: two jobs on two processors beat one job on both, and sums come out the same everywhere.
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run_job(job: Job, path: Path) -> None:
-    if _dataset is None:
-        raise RuntimeError("a job runs in a process that _start_worker has set up")
+def _run_job(dataset: Dataset, job: Job, path: Path) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
+    # Fabric announces its precision once per fit.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    # One thread a job: two jobs on two processors beat one job on both, and sums come out the same everywhere.
+    torch.set_num_threads(1)
     started = time.monotonic()
     state = path.with_suffix(".state")
     with threadpool_limits(1):
         if job.ships:
-            result = _fit_final(_dataset, job, state)
+            result = _fit_final(dataset, job, state)
         else:
-            result = _arm(job).fit(_dataset, job.fold, job.budget, state)._asdict()
+            result = _arm(job).fit(dataset, job.fold, job.budget, state)._asdict()
     arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
     tensors |= result.pop("weights", {})

@@ -17,8 +17,8 @@ from vagitus.audit import Audit, audit
 from vagitus.calibration import FITS, choose_threshold
 from vagitus.checkpoint import learned_rows, read_card, shipped
 from vagitus.dataset import Dataset, FeatureTable, write_feature_table
-from vagitus.encoders import EmbeddingCache, Encoder, open_encoder
-from vagitus.features import PRESETS, FeatureCache, FeatureConfig, Normalisation, featurise_files
+from vagitus.encoders import EmbeddingCache, embed_files, open_encoder
+from vagitus.features import PRESETS, FeatureCache, FeatureConfig, Normalisation, count_frames
 from vagitus.manifest import Manifest, validate_for_study
 from vagitus.splits import (
     Fold,
@@ -164,7 +164,9 @@ def make_plan(
     make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
     sources = source_files(config)
     heard_by_sources = source_front_ends(sources, config.arms)
-    encoder = open_encoder(config.encoder) if "encoder" in _fronts(config.arms) else None
+    encoder = config.encoder if "encoder" in _fronts(config.arms) else ""
+    if encoder:
+        open_encoder(encoder)
     found, usable, groups = audited(labelled, config.max_bad, n_workers, announce)
     _refuse_learned(usable, sources)
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
@@ -191,7 +193,7 @@ def make_plan(
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
         sources=sources,
-        **({"embeddings": embed(usable, encoder, cache.folder)} if encoder else {}),
+        **({"embeddings": embed(usable, encoder, cache.folder, n_workers)} if encoder else {}),
     )
     return Plan(dataset, found, repeats, notes)
 
@@ -289,21 +291,19 @@ def source_front_ends(sources: Mapping[str, Path], arms: tuple[str, ...]) -> dic
     return heard | {name: config for name, config in plain.items() if name in views}
 
 
-def embed(manifest: Manifest, encoder: Encoder, folder: Path) -> NDArray[np.float32]:
-    """(n, dim) embeddings of the recordings, cached under ``folder``.
+def embed(manifest: Manifest, encoder: str, folder: Path, n_workers: int = 1) -> NDArray[np.float32]:
+    """(n, dim) embeddings of the recordings by ``KIND:FILE``, cached under ``folder``.
 
     Raises:
         ValueError: a recording that it cannot embed; names the row.
     """
-    cache = EmbeddingCache(folder / "embeddings")
-    rows = []
-    for i in range(len(manifest)):
-        start_s, end_s = manifest.stretch(i)
-        try:
-            rows.append(cache.get_or_compute(manifest.file(i), encoder, start_s=start_s, end_s=end_s))
-        except AudioError as error:
-            raise ValueError(f"{manifest.where(i)}: {error}") from error
-    return np.stack(rows)
+    stretches = ((manifest.file(i), *manifest.stretch(i)) for i in range(len(manifest)))
+    rows: dict[int, NDArray[np.float32]] = {}
+    for i, embedding in embed_files(stretches, encoder, EmbeddingCache(folder / "embeddings"), n_workers):
+        if isinstance(embedding, AudioError):
+            raise ValueError(f"{manifest.where(i)}: {embedding}") from embedding
+        rows[i] = embedding
+    return np.stack([rows[i] for i in range(len(manifest))])
 
 
 def _refuse_learned(manifest: Manifest, sources: Mapping[str, Path]) -> None:
@@ -335,10 +335,10 @@ def feature_tables(
         twin = next((other for other in tables.values() if other.config == config), None)
         if twin is None:
             lengths = np.zeros(len(jobs), np.int64)
-            for i, features in featurise_files(jobs, config, cache, n_workers):
-                if isinstance(features, Exception):
-                    raise ValueError(f"{manifest.where(i)}: {features}")
-                lengths[i] = features.shape[1]
+            for i, n_frames in count_frames(jobs, config, cache, n_workers):
+                if isinstance(n_frames, Exception):
+                    raise ValueError(f"{manifest.where(i)}: {n_frames}")
+                lengths[i] = n_frames
             packed = (
                 cache.get_or_compute(path, config, start_s=start, end_s=end) for path, start, end in jobs
             )

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from vagitus.audio import INT16_SCALE, MAX_PEAK, AudioError, read, resample
 from vagitus.export import Blocks, OnnxModel, recording_blocks
 from vagitus.files import atomic_path
+from vagitus.scale import Quarantined, spread
 
 MAX_PLOT_S = 30.0  # a few hundred cells, each a prediction of the whole: ten seconds of work
 OCCLUSION_FRAME_S = 0.032
@@ -102,6 +103,7 @@ class Predictor:
 
     def __init__(self, path: Path | str, *, n_threads: int = 1) -> None:
         self.model = OnnxModel(path, n_threads=n_threads)
+        self._made_of = Path(path).absolute(), n_threads
         self.notice: str = self.model.header["notice"]
         self.class_names = self.model.class_names
 
@@ -136,13 +138,35 @@ class Predictor:
         except AudioError as error:
             return _abstained(str(recording), math.nan, str(error))
 
-    def predict_files(self, paths: Iterable[Path | str]) -> Iterator[Prediction]:
-        """Score files, and every recording in folders and the folders in them, each as soon as it is done.
+    def predict_files(self, paths: Iterable[Path | str], *, n_workers: int = 1) -> Iterator[Prediction]:
+        """Score files, and every recording in folders and the folders in them, in their order.
+
+        A recording that ends the process which scores it, twice, is abstained from, where there are several.
+
+        Args:
+            n_workers: processes, each with the model; 1 works in this one. Within ``scale.cluster`` its workers.
 
         Raises:
             FileNotFoundError: nothing at a path; before the first is scored.
         """
-        return map(self.predict, find_recordings(paths))
+        return self._in_order(find_recordings(paths), n_workers)
+
+    def _in_order(self, recordings: list[Path], n_workers: int) -> Iterator[Prediction]:
+        done: dict[int, Prediction] = {}  # before one that they come after
+        n_given = 0
+        for index, answer in spread(self.predict, ((path,) for path in recordings), n_workers):
+            if isinstance(answer, Quarantined):
+                path = recordings[index]
+                done[index] = _abstained(str(path), math.nan, f"{path}: {answer}")
+            else:
+                done[index] = answer
+            while n_given in done:
+                yield done.pop(n_given)
+                n_given += 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process opens the file itself.
+        return _reopened, self._made_of
 
     def judge(self, logits: NDArray[Any]) -> tuple[int, int, NDArray[np.float64]]:
         """(class decided, class shown, calibrated probabilities (n_classes,)) of logits (n_classes,)."""
@@ -201,6 +225,10 @@ class Predictor:
             duration_s=duration_s,
             windows=windows,
         )
+
+
+def _reopened(path: Path, n_threads: int) -> Predictor:
+    return Predictor(path, n_threads=n_threads)
 
 
 def find_recordings(paths: Iterable[Path | str]) -> list[Path]:

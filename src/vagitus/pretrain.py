@@ -8,6 +8,8 @@ Conventions
     views       x1, x2 (batch, n_rows, n_frames); row i of both is from recording i
     work        a folder beside the model file, gone when it is written. It holds the training's state: the same
                 call goes on where a killed one was, and another call starts anew
+    torchrun    starts several processes that make one call together (``vagitus.ranks``): the first alone reads
+                recordings and writes, and the others need see the work folder and no other
     noise       is mixed into log-mel spectra as power, exp(a) + exp(b): independent sounds add in power on
                 average, and features that are computed once serve every epoch. Waveforms would be exact, at
                 the cost of decoding and transforming each recording twice an epoch.
@@ -17,16 +19,16 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from vagitus.audio import AudioError, read
@@ -35,14 +37,25 @@ from vagitus.calibration import Identity, softmax
 from vagitus.checkpoint import ModelCard, learned_rows, save_model, trained_on
 from vagitus.corpora import CORPORA
 from vagitus.dataset import FeatureTable, write_feature_table
-from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureCache, FeatureConfig, Stretch, featurise_files
-from vagitus.files import claim, content_hash, locked
+from vagitus.features import (
+    LEVEL_REFERENCE,
+    PRESETS,
+    STD_FLOOR,
+    FeatureCache,
+    FeatureConfig,
+    Normalisation,
+    Stretch,
+    featurise_files,
+)
+from vagitus.files import content_hash, working
 from vagitus.fingerprint import MIN_CORRELATION, Words, correlation, find_matches, fingerprint
 from vagitus.losses import nt_xent, vicreg_terms
 from vagitus.manifest import Manifest
 from vagitus.metrics import statistic, uar
-from vagitus.models import build_model
-from vagitus.processes import in_processes, n_processors
+from vagitus.models import MODELS, build_model
+from vagitus.processes import n_processors
+from vagitus.ranks import from_first, joined, rank, rows_of_all, share
+from vagitus.scale import Quarantined, spread
 from vagitus.splits import Fold, check_disjoint, grouped_folds
 from vagitus.statistics import subject_bootstrap
 from vagitus.tensor_train.matrix import effective_rank
@@ -94,6 +107,63 @@ COLLAPSED_RANK, COLLAPSED_SPREAD = 2.0, 0.1
 
 def _ignore(_: Any) -> None:
     pass
+
+
+class PretrainConfig(BaseModel):
+    """What ``vagitus pretrain`` learns, from what and how: a recipe. Frozen; an unknown key is an error.
+
+    Attributes:
+        data: manifests, or names of corpora.
+        task: words, speakers or gender; simclr or vicreg, which need no labels.
+        root: data root of a corpus, or the folder a manifest's paths start from; "" for the default.
+        front_end: a row of PRESETS; the target must be heard through the same.
+        normalisation: of its features, per recording.
+        model: a row of MODELS.
+        start: a model file to go on from instead, without labels; "" for random weights.
+        noise: a corpus or manifest to mix into views; "" for none.
+        keep_out: the target's corpus or manifest, refused if any of it is among ``data``; "" for none.
+        seed: of the parts, the weights and the batches.
+        train: what it does not name is as in SUPERVISED or SELF_SUPERVISED, by the task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: tuple[str, ...] = Field(min_length=1)
+    task: str = "words"
+    root: str = ""
+    front_end: str = "mfcc40"
+    normalisation: Normalisation = "mean"
+    model: str = "res8"
+    start: str = ""
+    noise: str = ""
+    keep_out: str = ""
+    seed: int = Field(0, ge=0)
+    train: TrainConfig = SUPERVISED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_as_the_task_asks(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("train", {}), dict):
+            return given
+        own = SELF_SUPERVISED if given.get("task") in METHODS else SUPERVISED
+        return given | {"train": own.model_dump() | given.get("train", {})}
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        if self.task not in (*TASKS, *METHODS):
+            raise ValueError(f"no task {self.task!r}; choose from {', '.join((*TASKS, *METHODS))}")
+        if self.front_end not in PRESETS:
+            raise ValueError(f"no front end {self.front_end!r}; choose from {', '.join(PRESETS)}")
+        if self.model not in MODELS:
+            raise ValueError(f"no model {self.model!r}; choose from {', '.join(MODELS)}")
+        for name in ("start", "noise"):
+            if getattr(self, name) and self.task in TASKS:
+                raise ValueError(f"{name} is for {' and '.join(METHODS)}; leave it out for {self.task}")
+        if self.start and "model" in self.model_fields_set:
+            raise ValueError(
+                f"start goes on with the network of {self.start}; leave model {self.model!r} out"
+            )
+        return self
 
 
 class Pretrained(NamedTuple):
@@ -182,8 +252,8 @@ def refuse_overlap(pretraining: Manifest, test: Manifest, *, n_workers: int = 1)
     rows = [(manifest, i) for manifest in manifests for i in range(len(manifest))]
     jobs = [(manifest.file(i), *manifest.stretch(i)) for manifest, i in rows]
     heard = [_Sound("", np.zeros(0, np.uint32))] * len(jobs)
-    for k, sound in in_processes(_listen, jobs, n_workers):
-        if sound is not None:
+    for k, sound in spread(_listen, jobs, n_workers):
+        if not isinstance(sound, Quarantined):
             heard[k] = sound
     pairs = {(i, j) for i, j in _same_samples(heard, len(pretraining))}
     for match in find_matches([sound.words for sound in heard]):
@@ -291,6 +361,7 @@ def _hear(
     )
 
 
+@joined()
 def pretrain_supervised(
     manifests: Sequence[Manifest],
     task: Task,
@@ -336,12 +407,12 @@ def pretrain_supervised(
     """
     sources = [source_labels(manifest, task) for manifest in manifests]
     workers = n_workers or n_processors()
-    _refuse_test(sources, test, workers)
+    announce = announce if rank() == 0 else _ignore
+    from_first(lambda: _refuse_test(sources, test, workers))
     work = path.with_name(f"{path.stem}-work")
-    claim(work)
-    with locked(work, "a pretraining"):
+    with working(work, "a pretraining") if rank() == 0 else nullcontext():
         announce(f"computing features of {sum(map(len, sources))} recordings")
-        heard = _hear(sources, front_end, cache, work, workers)
+        heard = from_first(lambda: _hear(sources, front_end, cache, work, workers))
         fold, n_left_out = _held_out(heard, task, seed)
         label = heard.bare_label if task == "gender" else heard.label
         known = np.concatenate([fold.train, fold.test])
@@ -390,21 +461,25 @@ def pretrain_supervised(
             state_path=work / f"{_digest(heard, front_end, model_name, own, task)}.state",
             on_epoch=on_epoch,
         )
-        logits = decided(model, fold.test)
-        metrics = _worth(labels[fold.test], logits, heard.subject[fold.test], seed)
-        if n_left_out:
-            heard.notes.append(
-                f"{n_left_out} recordings of speakers with fewer than {LEAST_UTTERANCES} left out"
+
+        def save() -> ModelCard:
+            logits = decided(model, fold.test)
+            metrics = _worth(labels[fold.test], logits, heard.subject[fold.test], seed)
+            if n_left_out:
+                heard.notes.append(
+                    f"{n_left_out} recordings of speakers with fewer than {LEAST_UTTERANCES} left out"
+                )
+            card = _card(model_name, own, front_end, config, names, heard, sources, seed, record)
+            card.provenance.update(
+                method="supervised",
+                task=task,
+                metrics=metrics | {"measured_on": MEASURED_ON[task]},
+                n_epochs=len(history),
             )
-        card = _card(model_name, own, front_end, config, names, heard, sources, seed, record)
-        card.provenance.update(
-            method="supervised",
-            task=task,
-            metrics=metrics | {"measured_on": MEASURED_ON[task]},
-            n_epochs=len(history),
-        )
-        save_model(path, model, card)
-    shutil.rmtree(work)
+            save_model(path, model, card)
+            return card
+
+        card = from_first(save)
     return Pretrained(model, card, history)
 
 
@@ -575,6 +650,15 @@ class ViewBatch(NamedTuple):
     x2: Tensor  # (batch, n_rows, n_frames)
 
 
+class _View(NamedTuple):
+    """What is random in a view but its mask."""
+
+    start: int  # frame
+    gain_db: float
+    noise: tuple[int, int, float] | None  # which of the pool, from which frame, at which SNR in dB
+    first_lost: int  # band, from which on the view has none
+
+
 class TwoViews:
     """Two random views of each recording, in batches: what ``fit`` calls once an epoch. Labels play no part.
 
@@ -622,39 +706,63 @@ class TwoViews:
         self.logmel, self.front_end, self.window_frames = logmel, front_end, window_frames
         self.mask, self.views, self.seed, self.noise = config.mask, views, seed, noise
         self.batch_size = min(config.batch_size, len(logmel))
-        self.means = np.stack([x.mean(axis=1, dtype=np.float64) for x in logmel])  # (n, n_bands)
-        self.deviations = (  # (n, n_rows); only one normalisation divides by it
-            np.stack([self._as_heard(x).std(axis=1, dtype=np.float64) for x in logmel])
-            if front_end.normalisation == "mean_std"
-            else None
-        )
+        self.means, self.deviations = from_first(self._statistics)  # not read through by every process
+
+    def _statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """(n, n_bands) means and, where the normalisation divides by them, (n, n_rows) standard deviations."""
+        means = np.stack([x.mean(axis=1, dtype=np.float64) for x in self.logmel])
+        if self.front_end.normalisation != "mean_std":
+            return means, None
+        return means, np.stack([self._as_heard(x).std(axis=1, dtype=np.float64) for x in self.logmel])
 
     def __len__(self) -> int:
         return len(self.logmel) // self.batch_size
 
     def __call__(self, epoch: int) -> Iterator[ViewBatch]:
+        return self.share(epoch, 0, 1)
+
+    def share(self, epoch: int, rank: int, n_ranks: int) -> Iterator[ViewBatch]:
+        """One process's rows of each batch, the only ones that it reads; all draw the same random numbers."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.logmel))
+        own = share(self.batch_size, rank, n_ranks)
         for first in range(0, len(self) * self.batch_size, self.batch_size):
             chosen = order[first : first + self.batch_size]
-            views = [np.stack([self.view(int(i), rng) for i in chosen]) for _ in range(2)]
+            views = []
+            for _ in range(2):
+                drawn = [self._draw(int(i), rng) for i in chosen]
+                x = np.zeros((len(chosen), self.front_end.n_rows, self.window_frames), np.float32)
+                for row in range(own.start, own.stop):
+                    x[row] = self._view(int(chosen[row]), drawn[row])
+                views.append(x)
             for x in views if self.mask else ():
                 mask_bands_and_frames(x, self.mask, rng)
-            yield ViewBatch(*map(torch.from_numpy, views))
+            yield ViewBatch(*(torch.from_numpy(x[own]) for x in views))
 
     def view(self, i: int, rng: np.random.Generator) -> Float32:
         """A random view of recording ``i``, without masks: (n_rows, window_frames)."""
-        clean = self._crop(self.logmel[i], rng)
-        y = clean + LOG_PER_DB * rng.uniform(-self.views.gain_db, self.views.gain_db)
+        return self._view(i, self._draw(i, rng))
+
+    def _draw(self, i: int, rng: np.random.Generator) -> "_View":
+        start = self._start(self.logmel[i], rng)
+        gain_db = rng.uniform(-self.views.gain_db, self.views.gain_db)
+        noise = None
         if len(self.noise) and rng.random() < self.views.noise_share:
-            noise = self._crop(self.noise[int(rng.integers(len(self.noise)))], rng)
-            y = mix_powers(y, noise, float(rng.uniform(*self.views.snr_db)))
-        floor = math.log(self.front_end.log_floor)
+            k = int(rng.integers(len(self.noise)))
+            noise = k, self._start(self.noise[k], rng), float(rng.uniform(*self.views.snr_db))
+        n_bands = first_lost = self.front_end.n_bands
         if rng.random() < self.views.band_limit_share:
-            n_bands = len(y)
-            first = int(rng.integers(math.ceil(self.views.lowest_band_share * n_bands), n_bands + 1))
-            y[first:] -= LOG_PER_DB * STOP_BAND_DB
-        np.maximum(y, floor, out=y)
+            first_lost = int(rng.integers(math.ceil(self.views.lowest_band_share * n_bands), n_bands + 1))
+        return _View(start, gain_db, noise, first_lost)
+
+    def _view(self, i: int, drawn: "_View") -> Float32:
+        clean = self._crop(self.logmel[i], drawn.start)
+        y = clean + LOG_PER_DB * drawn.gain_db
+        if drawn.noise is not None:
+            k, start, snr_db = drawn.noise
+            y = mix_powers(y, self._crop(self.noise[k], start), snr_db)
+        y[drawn.first_lost :] -= LOG_PER_DB * STOP_BAND_DB
+        np.maximum(y, math.log(self.front_end.log_floor), out=y)
         return self._normalised(y, i, self.means[i] + (y - clean).mean(axis=1))
 
     def plain(self, i: int) -> Float32:
@@ -663,10 +771,12 @@ class TwoViews:
         crop = cut_window(self.logmel[i], start, self.window_frames).astype(np.float64)
         return self._normalised(crop, i, self.means[i])
 
-    def _crop(self, logmel: Float32, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _start(self, logmel: Float32, rng: np.random.Generator) -> int:
         slack = logmel.shape[1] - self.window_frames
         # A short recording is repeated to fill the window, so it may start anywhere.
-        start = int(rng.integers(slack + 1 if slack >= 0 else logmel.shape[1]))
+        return int(rng.integers(slack + 1 if slack >= 0 else logmel.shape[1]))
+
+    def _crop(self, logmel: Float32, start: int) -> NDArray[np.float64]:
         return cut_window(logmel, start, self.window_frames).astype(np.float64)
 
     def _normalised(self, y: NDArray[np.float64], i: int, means: NDArray[np.float64]) -> Float32:
@@ -736,6 +846,8 @@ class SimCLR(nn.Module):
     layer is narrower, as the networks are here.
     """
 
+    joins_processes = True  # the others to tell a recording from are those of all processes
+
     def __init__(
         self, feature_dim: int, *, width: int = 256, dim: int = 128, temperature: float = 0.5
     ) -> None:
@@ -744,7 +856,7 @@ class SimCLR(nn.Module):
 
     def forward(self, encoder: nn.Module, batch: ViewBatch) -> dict[str, Tensor]:
         z1, z2 = self.projector(encoder(torch.cat(batch)).float()).chunk(2)
-        return {"contrast": nt_xent(z1, z2, self.temperature)}
+        return {"contrast": nt_xent(rows_of_all(z1), rows_of_all(z2), self.temperature)}
 
 
 class VICReg(nn.Module):
@@ -761,6 +873,8 @@ class VICReg(nn.Module):
     Source: Bardes et al. 2021, arXiv:2105.04906; the weights are the paper's, whose layers have 8192 units.
     """
 
+    joins_processes = True
+
     def __init__(
         self, feature_dim: int, *, width: int = 512, weights: tuple[float, float, float] = (25.0, 25.0, 1.0)
     ) -> None:
@@ -770,7 +884,8 @@ class VICReg(nn.Module):
 
     def forward(self, encoder: nn.Module, batch: ViewBatch) -> dict[str, Tensor]:
         z1, z2 = self.projector(encoder(torch.cat(batch)).float()).chunk(2)
-        return {name: self.weights[name] * term for name, term in vicreg_terms(z1, z2).items()}
+        terms = vicreg_terms(rows_of_all(z1), rows_of_all(z2))
+        return {name: self.weights[name] * term for name, term in terms.items()}
 
 
 METHODS: dict[str, Callable[[int], nn.Module]] = {"simclr": SimCLR, "vicreg": VICReg}
@@ -857,6 +972,7 @@ def learn_from_views(
     )
 
 
+@joined()
 def pretrain_selfsupervised(
     manifests: Sequence[Manifest],
     method: str,
@@ -922,17 +1038,19 @@ def pretrain_selfsupervised(
                 f"{len(learned) - 1} more of {test.source}; begin with another model"
             )
         model.head = _seeded(lambda: nn.Linear(_feature_dim(model), 1), seed)
-    _refuse_test([*manifests, *([noise] if noise is not None else [])], test, workers)
+    announce = announce if rank() == 0 else _ignore
+    from_first(lambda: _refuse_test([*manifests, *([noise] if noise is not None else [])], test, workers))
     window_frames = _window(model, model_name, config, front_end)
     plain = front_end.vary(kind="logmel", n_mfcc=None, normalisation="none")
     work = path.with_name(f"{path.stem}-work")
-    claim(work)
-    with locked(work, "a pretraining"):
+    with working(work, "a pretraining") if rank() == 0 else nullcontext():
         announce(f"computing features of {sum(map(len, manifests))} recordings")
-        heard = _hear(manifests, plain, cache, work, workers)
-        pool = _hear([noise], plain, cache, work / "noise", workers) if noise is not None else None
-        if pool is not None:
-            heard_before.append(trained_on(map(Path, pool.recording.tolist())))
+        heard = from_first(lambda: _hear(manifests, plain, cache, work, workers))
+        pool = (
+            from_first(lambda: _hear([noise], plain, cache, work / "noise", workers))
+            if noise is not None
+            else None
+        )
         batches = TwoViews(
             heard.table,
             front_end,
@@ -962,21 +1080,27 @@ def pretrain_selfsupervised(
             on_epoch=on_epoch,
         )
         collapse = describe_collapse(history[-1])
-        card = _card(model_name, own, front_end, config, (), heard, manifests, seed, record, heard_before)
-        card.provenance.update(
-            method=method,
-            task="",
-            views=batches.views.model_dump(mode="json"),
-            noise=noise.source if noise is not None else "",
-            metrics={name: history[-1][name] for name in ("feature_rank", "feature_spread")},
-            collapse=collapse,
-            n_epochs=len(history),
-            **began,
-        )
         saved = save_collapsed or not collapse
-        if saved:
-            save_model(path, model, card)
-        else:
-            announce(f"{path.name} is not written: {collapse}")
-    shutil.rmtree(work)
+
+        def save() -> ModelCard:
+            if pool is not None:
+                heard_before.append(trained_on(map(Path, pool.recording.tolist())))
+            card = _card(model_name, own, front_end, config, (), heard, manifests, seed, record, heard_before)
+            card.provenance.update(
+                method=method,
+                task="",
+                views=batches.views.model_dump(mode="json"),
+                noise=noise.source if noise is not None else "",
+                metrics={name: history[-1][name] for name in ("feature_rank", "feature_spread")},
+                collapse=collapse,
+                n_epochs=len(history),
+                **began,
+            )
+            if saved:
+                save_model(path, model, card)
+            else:
+                announce(f"{path.name} is not written: {collapse}")
+            return card
+
+        card = from_first(save)
     return Pretrained(model, card, history, collapse, saved)

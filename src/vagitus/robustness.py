@@ -39,7 +39,7 @@ from vagitus.corpora.esc import CRY_CLASSES
 from vagitus.features import FeatureConfig, featurise, mel_filterbank, normalise
 from vagitus.manifest import Manifest
 from vagitus.metrics import Statistic, statistic
-from vagitus.processes import in_processes
+from vagitus.scale import Quarantined, spread
 from vagitus.statistics import (
     N_RESAMPLES,
     Comparison,
@@ -458,13 +458,17 @@ def sweep(
 
     found: dict[int, dict[str, FloatArray]] = {}
     excluded: dict[int, str] = {}
-    answers = in_processes(partial(_score_recording, plan), jobs(), n_workers)
+    answers = spread(partial(_score_recording, plan), jobs(), n_workers)
     for n_done, (index, outcome) in enumerate(answers, start=1):
         row = int(chosen[index])
         if isinstance(outcome, dict):
             found[row] = outcome
+        elif isinstance(outcome, Quarantined):
+            if outcome.error is not None:  # of the condition or the models: no recording would pass
+                raise outcome.error
+            excluded[row] = f"{manifest.file(row)}: twice ended the process that scored it"
         else:
-            excluded[row] = str(outcome or f"{manifest.file(row)}: twice ended the process that scored it")
+            excluded[row] = str(outcome)
         on_recording(n_done)
     if not found:
         raise ValueError(

@@ -13,6 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,29 @@ from vagitus.compression import CompressConfig, compress_network
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
 from vagitus.features import FeatureCache
-from vagitus.files import claim, content_hash, locked, write_atomic
+from vagitus.files import claim, content_hash, locked, working, write_atomic
 from vagitus.gains import gain_lines
-from vagitus.jobs import Job, final_job, run_jobs
+from vagitus.integrity import INPUTS, RECORD, record_inputs, seal
+from vagitus.jobs import Job, final_job, identify, run_jobs
 from vagitus.manifest import Manifest
 from vagitus.models import build_model
 from vagitus.plan import FULL, Announce, Plan, StudyConfig, audited, feature_tables, make_plan
 from vagitus.processes import n_processors
+from vagitus.ranks import from_first, joined, rank
 from vagitus.results import comparison_lines, decide_folds, finite, predictions_csv, settle, summary_lines
 from vagitus.tensor_train.compress import count_parameters, pack, packed_bytes
 from vagitus.training import Record
 
 RESULTS_FORMAT = 1
-PRODUCTS = ("results.jsonl", "predictions.csv", "report.html", "model.safetensors", "model.onnx")
+PRODUCTS = (
+    RECORD,
+    INPUTS,
+    "results.jsonl",
+    "predictions.csv",
+    "report.html",
+    "model.safetensors",
+    "model.onnx",
+)
 
 
 def run_study(
@@ -57,6 +68,8 @@ def run_study(
     announce: Announce = lambda line: None,
 ) -> tuple[Plan, list[dict[str, Any]]]:
     """Run a study and write its folder: results.jsonl, predictions.csv, audit.json, recipe.toml, model.safetensors.
+
+    At the end inputs.csv and run.json say what was read and written (``vagitus.integrity``).
 
     Args:
         manifest: what ``config.data`` names.
@@ -108,6 +121,8 @@ def run_study(
         results[0]["seconds"] = round(time.monotonic() - started, 1)
         write_atomic(out / "predictions.csv", table)
         write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
+        record_inputs(out, plan.dataset.manifest)
+        seal(out)
     return plan, results
 
 
@@ -130,6 +145,7 @@ def _judge(
     return results, predictions_csv(predictions, plan, tested)
 
 
+@joined()
 def train_model(
     config: StudyConfig,
     manifest: Manifest,
@@ -145,33 +161,35 @@ def train_model(
     """Train res8 on all labelled recordings but a dev fold, and write it to ``path``: one step of a study.
 
     A dev fold of other subjects picks the epoch, the calibration and the threshold. What the model is
-    worth must be measured on other recordings, by ``evaluate`` or a study. Killed, the same call goes on.
+    worth must be measured on other recordings, by ``evaluate`` or a study. Killed, the same call goes on. The
+    processes that torchrun starts train it together (``vagitus.ranks``).
 
     Args and errors as ``run_study``; ``on_epoch`` is given each epoch's record.
     """
     work = path.with_name(f"{path.stem}-work")
-    claim(work)
-    plan = make_plan(
-        config,
-        manifest,
-        work,
-        positive,
-        front_end,
-        FeatureCache(cache),
-        n_workers or n_processors(),
-        announce,
-    )
-    budget = config.budget.model_copy(update={"seed": config.seed})
-    job = final_job(plan.dataset, budget)
-    announce("training")
-    model, _, table = train_on_best_input(
-        plan.dataset, job.fold, budget, work / "training.state", on_epoch=on_epoch
-    )
-    logits = score_network(model, plan.dataset, job.fold.dev, budget, table)
-    card = make_card(plan.dataset, table, config, *settle(plan.dataset, job.fold.dev, logits, config))
-    save_model(path, model, card)
-    shutil.rmtree(work)
-    return card
+    is_first = rank() == 0
+
+    def plan_it() -> Plan:
+        cpus = n_workers or n_processors()
+        return make_plan(config, manifest, work, positive, front_end, FeatureCache(cache), cpus, announce)
+
+    with working(work, "a training") if is_first else nullcontext():
+        dataset = from_first(plan_it).dataset
+        budget = config.budget.model_copy(update={"seed": config.seed})
+        job = final_job(dataset, budget)
+        if is_first:
+            announce("training")
+        digests = {name: content_hash(table.path) for name, table in dataset.tables.items()}
+        state = work / f"{identify(job, dataset, digests)}.state"  # of other recordings it would be no start
+        model, _, table = train_on_best_input(dataset, job.fold, budget, state, on_epoch=on_epoch)
+
+        def save() -> ModelCard:
+            logits = score_network(model, dataset, job.fold.dev, budget, table)
+            card = make_card(dataset, table, config, *settle(dataset, job.fold.dev, logits, config))
+            save_model(path, model, card)
+            return card
+
+        return from_first(save)
 
 
 def compress_model(

@@ -5,12 +5,16 @@ Conventions
     batches(epoch)          -> an iterable; all its randomness comes from (seed, epoch), so that a
                                run which was killed repeats the broken epoch exactly
     dev score               higher is better; the weights of the best epoch are kept
+    several processes       (``vagitus.ranks``) train one network on one batch, to the numbers that one process gives
+                            but for rounding and dropout, of which each process has its own
 """
 
 import difflib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,13 +22,27 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
 from torch import Tensor, nn
 
 from vagitus.augment import mask_bands_and_frames, stretch_frames
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.losses import LOSSES
 from vagitus.models.heads import pool_windows
+from vagitus.ranks import (
+    LEAST_ROWS,
+    copy_first,
+    counts_of_all,
+    from_first,
+    joint,
+    joint_batch_norm,
+    local_rank,
+    n_ranks,
+    rank,
+    rows_of_all,
+    share,
+    sum_gradients,
+)
 from vagitus.windows import cut_window, window_starts
 
 if TYPE_CHECKING:
@@ -43,11 +61,14 @@ class TrainConfig(BaseModel):
     """How a network is trained. Frozen; an unknown key is an error.
 
     Attributes:
-        epochs: the most epochs; the learning rate falls as a cosine over them.
+        epochs: the most epochs; the learning rate falls as a cosine over them, or by ``drops``.
         patience: epochs without a better dev score before training stops.
-        batch_size: windows a step.
+        batch_size: windows a step, of all processes together.
+        batch_parts: a batch goes through the network in so many parts, one after another, whose gradients are
+            added; memory is that of a part. The same as the whole but for batch norm, which sees a part.
         lr, momentum, weight_decay: of SGD with Nesterov momentum, or of AdamW (momentum unused).
         warmup_epochs: linear rise of the learning rate, in epochs.
+        drops: steps after each of which the learning rate is a tenth of what it was; none for the cosine.
         loss: a name in LOSSES.
         balanced: draw every class equally often.
         window_s: length of the random crop that each training example is.
@@ -66,11 +87,13 @@ class TrainConfig(BaseModel):
     epochs: int = Field(20, ge=1)
     patience: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
+    batch_parts: int = Field(1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr: float = Field(2e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_epochs: float = Field(1.0, ge=0)
+    drops: tuple[NonNegativeInt, ...] = ()
     loss: str = "cross_entropy"
     balanced: bool = True
     window_s: float = Field(3.0, gt=0)
@@ -92,12 +115,23 @@ class TrainConfig(BaseModel):
 class Supervised(nn.Module):
     """The plain objective: one loss between the logits and the labels."""
 
+    joins_processes = True  # what it says of a batch, it says of the rows of all processes
+    is_mean_of_rows = True  # and of its parts together what it says of the whole
+
     def __init__(self, loss: str) -> None:
         super().__init__()
         self.loss = LOSSES[loss]
 
     def forward(self, model: nn.Module, batch: LabelledBatch) -> dict[str, Tensor]:
-        return {"task": self.loss(model(batch.x), batch.y)}
+        return {"task": self.loss(rows_of_all(model(batch.x)), rows_of_all(batch.y))}
+
+
+class _Crop(NamedTuple):
+    """What is random in a crop but its mask."""
+
+    first: int  # frame
+    n_frames: int  # before it is stretched
+    warp: int | None
 
 
 class CropBatches:
@@ -142,32 +176,46 @@ class CropBatches:
         return math.ceil(len(self.labels) / self.config.batch_size)
 
     def __call__(self, epoch: int) -> Iterator[LabelledBatch]:
+        return self.share(epoch, 0, 1)
+
+    def share(self, epoch: int, rank: int, n_ranks: int) -> Iterator[LabelledBatch]:
+        """One process's rows of each batch, the only ones that it reads; all draw the same random numbers."""
         rng = np.random.default_rng([self.seed, epoch])
         order = (
             balanced_order(self.labels, rng) if self.config.balanced else rng.permutation(len(self.labels))
         )
         for start in range(0, len(order), self.config.batch_size):
             chosen = order[start : start + self.config.batch_size]
-            x = np.stack([self._crop(self.features[recording], rng) for recording in chosen])
-            if self.config.mask:
+            own = share(len(chosen), rank, n_ranks)
+            crops = [self._draw(self.features[recording].shape[1], rng) for recording in chosen]
+            x = np.zeros((len(chosen), len(self.features[0]), self.window_frames), np.float32)
+            for row in range(own.start, own.stop):
+                x[row] = self._cut(self.features[chosen[row]], crops[row])
+            if self.config.mask:  # of all rows, since how much is drawn depends on what was
                 mask_bands_and_frames(x, self.config.mask, rng)
-            yield LabelledBatch(torch.from_numpy(x), torch.from_numpy(self.labels[chosen]))
+            yield LabelledBatch(torch.from_numpy(x[own]), torch.from_numpy(self.labels[chosen[own]]))
 
-    def _crop(self, features: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        n_frames, share = self.window_frames, self.config.stretch
-        if share:
-            n_frames = max(round(n_frames * rng.uniform(1 - share, 1 + share)), 1)
-        if self.shift_frames and features.shape[1] < n_frames + 2 * self.shift_frames:
-            features = np.pad(features, ((0, 0), (self.shift_frames, self.shift_frames)), mode="edge")
-        slack = features.shape[1] - n_frames
+    def _draw(self, n_whole: int, rng: np.random.Generator) -> _Crop:
+        n_frames, stretch = self.window_frames, self.config.stretch
+        if stretch:
+            n_frames = max(round(n_frames * rng.uniform(1 - stretch, 1 + stretch)), 1)
+        n_whole += 2 * self._margin(n_whole, n_frames)
+        slack = n_whole - n_frames
         # A short recording is repeated to fill the window, so it may start anywhere.
-        first = rng.integers(slack + 1 if slack >= 0 else features.shape[1])
-        crop = cut_window(features, int(first), n_frames)
-        if n_frames != self.window_frames:
+        first = int(rng.integers(slack + 1 if slack >= 0 else n_whole))
+        return _Crop(first, n_frames, int(rng.integers(len(self.warps))) if len(self.warps) else None)
+
+    def _margin(self, n_whole: int, n_frames: int) -> int:
+        return self.shift_frames if n_whole < n_frames + 2 * self.shift_frames else 0
+
+    def _cut(self, features: NDArray[np.float32], drawn: _Crop) -> NDArray[np.float32]:
+        margin = self._margin(features.shape[1], drawn.n_frames)
+        if margin:
+            features = np.pad(features, ((0, 0), (margin, margin)), mode="edge")
+        crop = cut_window(features, drawn.first, drawn.n_frames)
+        if drawn.n_frames != self.window_frames:
             crop = stretch_frames(crop, self.window_frames)
-        if len(self.warps):
-            crop = self.warps[int(rng.integers(len(self.warps)))] @ crop
-        return crop
+        return crop if drawn.warp is None else self.warps[drawn.warp] @ crop
 
 
 def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -184,10 +232,11 @@ def balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArr
 
 
 def make_fabric(config: TrainConfig) -> "Fabric":
-    """Fabric for this process: one GPU if there is one, else the CPU."""
+    """Fabric for this process: one GPU if there is one, of several processes each its own; else the CPU."""
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
+    devices = [local_rank()] if n_ranks() > 1 and torch.cuda.is_available() else 1
+    fabric = Fabric(accelerator="auto", devices=devices, precision=config.precision)
     fabric.launch()
     return fabric
 
@@ -213,7 +262,14 @@ def fit(
     training stops after ``config.patience`` epochs without a better one; without it the
     last epoch's stay.
 
+    Of several processes each calls this alike, and all end with the same weights. Where ``batches`` has a method
+    ``share(epoch, rank, n_ranks)`` each reads its own rows alone; else every batch is drawn whole and cut. The first
+    process alone scores, measures, keeps the state and calls ``on_epoch``. A state goes on with any number of
+    processes.
+
     Args:
+        objective: ``joins_processes`` says that its terms are of the rows of all processes (``ranks.rows_of_all``),
+            ``is_mean_of_rows`` that they may be added up part by part.
         steps_per_epoch: batches an epoch, for the learning-rate schedule.
         seed: of dropout and the like; the data's order has its own in ``batches``.
         rates: scale of the learning rate, > 0, by name of the model's parameters; 1 for what it does not name.
@@ -230,17 +286,21 @@ def fit(
     Raises:
         FloatingPointError: a term is not finite; names the terms and the step.
         ValueError: ``state_path`` holds the state of another run; ``rates`` names no parameter of the model, or
-            a scale is not above 0.
+            a scale is not above 0; an objective that cannot be divided among processes or parts.
     """
+    _refuse_division(objective, config)
     fabric = make_fabric(config)
     parameters = [*model.parameters(), *objective.parameters()]
     optimizer = _optimizer(_parameter_groups(model, objective, rates or {}), config)
     # channels_last lets the CPU and GPU kernels of a 2-D convolution read each pixel's channels at once.
     model.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.to(fabric.device)
+    copy_first((model, objective))
     wrapped = fabric.setup(model, optimizer)
     trained, optimizer = wrapped
-    identity = {"config": config.model_dump(), "seed": seed} | ({"rates": dict(rates)} if rates else {})
+    identity = {"config": config.model_dump(mode="json"), "seed": seed} | (
+        {"rates": dict(rates)} if rates else {}
+    )
     state = _TrainingState(model, objective, optimizer, identity)
     if state_path is not None and state_path.exists():
         state.load(state_path)
@@ -250,21 +310,24 @@ def fit(
         objective.train()
         sums: dict[str, float] = defaultdict(float)
         n_steps = 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(np.random.SeedSequence([seed, state.epoch]).generate_state(1)[0].item())
-            for n_steps, batch in enumerate(islice(batches(state.epoch), steps_per_epoch), start=1):
+        with torch.random.fork_rng(devices=[]), joint_batch_norm((model, objective)):
+            # Rows that differ need dropout that does; the first process's is that of a process alone.
+            entropy = [seed, state.epoch, *([rank()] if rank() else [])]
+            torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
+            drawn = islice(_own_rows(batches, state.epoch), steps_per_epoch)
+            for n_steps, batch in enumerate(drawn, start=1):
                 step = state.epoch * steps_per_epoch + n_steps - 1
                 lr = learning_rate(step, total_steps, config, steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group["scale"]
-                terms = objective(trained, type(batch)(*(fabric.to_device(part) for part in batch)))
-                values = {name: term.item() for name, term in terms.items()}
+                optimizer.zero_grad()
+                on_device = type(batch)(*(fabric.to_device(part) for part in batch))
+                values = _add_gradients(fabric, objective, trained, on_device, config.batch_parts)
                 if not all(math.isfinite(value) for value in values.values()):
                     raise FloatingPointError(
                         f"epoch {state.epoch}, step {n_steps - 1}: {values}; lower the learning rate"
                     )
-                optimizer.zero_grad()
-                fabric.backward(sum(terms.values()))
+                sum_gradients(parameters)
                 torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
                 optimizer.step()
                 for name, value in values.items():
@@ -278,25 +341,78 @@ def fit(
         }
         if dev_score is not None:
             model.eval()
-            record["dev_score"] = dev_score(model)
+            record["dev_score"] = from_first(partial(dev_score, model))
         if measure is not None:
             model.eval()
-            record |= measure(model)
+            record |= from_first(partial(measure, model))
         state.finish_epoch(record, keep=dev_score is not None)
         if state_path is not None:
-            state.save(state_path)
-        on_epoch(record)
+            from_first(partial(state.save, state_path))
+        from_first(partial(on_epoch, record))
     state.restore_best()
     model.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
     return state.history
 
 
+def _refuse_division(objective: nn.Module, config: TrainConfig) -> None:
+    name = type(objective).__name__
+    if n_ranks() > 1 and not getattr(objective, "joins_processes", False):
+        raise ValueError(f"{name} trains in one process; run it without torchrun")
+    if config.batch_parts > 1 and not getattr(objective, "is_mean_of_rows", False):
+        raise ValueError(
+            f"batch_parts = {config.batch_parts}: what {name} says of a batch is no sum over its parts; leave it at 1, "
+            "and for memory take a smaller batch or more processes"
+        )
+
+
+def _own_rows(batches: Callable[[int], Iterable[Any]], epoch: int) -> Iterable[Any]:
+    if n_ranks() == 1:
+        return batches(epoch)
+    reader = getattr(batches, "share", None)
+    if reader is not None:
+        return reader(epoch, rank(), n_ranks())  # type: ignore[no-any-return]
+    return (
+        type(batch)(*(part[share(len(part), rank(), n_ranks())] for part in batch))
+        for batch in batches(epoch)
+    )
+
+
+def _add_gradients(
+    fabric: "Fabric", objective: nn.Module, model: nn.Module, batch: Any, n_parts: int
+) -> dict[str, float]:
+    """Backward passes over this process's rows of a batch, part by part; each term's value over the whole batch."""
+    counts = counts_of_all(len(batch[0]))
+    together = n_ranks() == 1 or min(counts) >= LEAST_ROWS
+    n_parts = max(1, min(n_parts, (min(counts) if together else counts[0]) // LEAST_ROWS))
+    values: dict[str, float] = defaultdict(float)
+    if together or rank() == 0:
+        with joint() if together else nullcontext():
+            for part in range(n_parts):
+                bounds = [(n * part // n_parts, n * (part + 1) // n_parts) for n in counts]
+                weight = sum(end - start for start, end in bounds) / sum(counts)
+                own = slice(*bounds[rank()])
+                terms = objective(
+                    model, batch if n_parts == 1 else type(batch)(*(rows[own] for rows in batch))
+                )
+                for name, term in terms.items():
+                    values[name] += weight * term.item()
+                fabric.backward(weight * sum(terms.values()))
+    if together:
+        return dict(values)
+    copy_first((objective, model))  # statistics that the others did not see
+    return from_first(lambda: dict(values))
+
+
 def learning_rate(step: int, total_steps: int, config: TrainConfig, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine that reaches zero after the last step."""
+    """Linear warm-up, then a cosine that reaches zero after the last step, or a tenth at every one of ``drops``."""
     warmup_steps = config.warmup_epochs * steps_per_epoch
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return config.lr * rise * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    if config.drops:
+        fall = 0.1 ** sum(step >= drop for drop in config.drops)
+    else:
+        fall = 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    return config.lr * rise * fall
 
 
 @torch.no_grad()

@@ -328,7 +328,7 @@ def adaptation_section(name: str) -> str:
     text += "the median of the target's scores. No subject is known: intervals resample recordings and seeds, and "
     text += "may be too narrow. Rows named oracle read the target's labels.\n\n"
     marked = {site: n for site, n in first["n_without_cycle"].items() if n}
-    text += f"Recordings without a heart cycle get the middle of their site's ranking: "
+    text += "Recordings without a heart cycle get the middle of their site's ranking: "
     text += ", ".join(f"{n} of {site}" for site, n in marked.items()) + ".\n\n"
     rows = [
         [

@@ -29,6 +29,13 @@ def die_once(marker: Path, value: int) -> int:
     return value
 
 
+def fail_then_die(folder: Path, value: int) -> int:
+    if (folder / f"{value}").exists() and value == 1 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fail_once(folder, value)
+
+
 def full_disk(_: int) -> int:
     raise OSError(28, "No space left on device", "cache")
 
@@ -49,6 +56,18 @@ class Heavy:
 
 def hold(_: Heavy, value: int) -> int:
     return value
+
+
+at_work: set[int] = set()
+
+
+def beside(value: int) -> int:
+    """How many of these this process worked on at once, long enough to be met."""
+    at_work.add(value)
+    time.sleep(0.05)
+    n_at_once = len(at_work)
+    at_work.discard(value)
+    return n_at_once
 
 
 def wait_for(path: Path, value: int) -> int:
@@ -72,4 +91,22 @@ def crash_at(name: str, tried: Path, *job: Any) -> Any:
         return whole(path, *arguments, **options)
 
     shards.featurise_file = decode
+    return shards._write_shard(*job)
+
+
+def unreadable(name: str, tried: Path, *job: Any) -> Any:
+    """Write a shard in a process whose disk cannot read one recording; says in ``tried`` when it was asked to."""
+    from vagitus import shards as module
+
+    shards: Any = module
+    whole = shards.content_hash
+
+    def content_hash(path: Path) -> Any:
+        if path.name == name:
+            with tried.open("a") as said:
+                said.write(f"{name}\n")
+            raise OSError(5, "Input/output error", str(path))
+        return whole(path)
+
+    shards.content_hash = content_hash
     return shards._write_shard(*job)

@@ -9,12 +9,14 @@ import pytest
 import study_data
 import torch
 
-from vagitus.arms import ARMS, find_arm
+from vagitus.arms import ARMS, TRAINED, find_arm
 from vagitus.arms.contract import Arm, Scores
-from vagitus.arms.network import train_network
+from vagitus.arms.network import score_network, train_network
 from vagitus.checkpoint import load_model
 from vagitus.dataset import Dataset, write_feature_table
+from vagitus.models import build_model
 from vagitus.splits import Fold, fewer_subjects, grouped_folds
+from vagitus.tensor_train.compress import Plan, retensorize
 
 NAMES = [*ARMS, "scratch+compressed", "gru+compressed"]
 
@@ -63,6 +65,33 @@ def test_no_arm_reads_a_test_label_and_every_arm_repeats_itself(
     assert np.array_equal(again.test_logits, scores[name].test_logits)
     assert np.array_equal(again.dev_logits, scores[name].dev_logits)
     assert again.chosen == scores[name].chosen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_arm_that_trains_a_network_gives_it_with_what_a_file_needs_to_rebuild_it(
+    name: str, dataset: Dataset, fold: Fold, scores: dict[str, Scores]
+) -> None:
+    network = scores[name].network
+    assert (network is not None) == (getattr(getattr(find_arm(name), "fit", None), "func", None) in TRAINED)
+    if network is None:
+        return
+    again = build_model(network.name, **network.options)
+    if network.storage:
+        again = retensorize(again, Plan.from_json(network.storage["plan"]))
+    again.load_state_dict(network.module.state_dict())
+    logits = score_network(again, dataset, fold.dev, study_data.BUDGET, network.table)
+    assert np.array_equal(logits, scores[name].dev_logits)
+    assert np.array_equal(fold.dev, scores[name].dev_index)
+
+
+def test_several_members_are_no_one_network_and_without_a_test_side_the_same_is_learned(
+    dataset: Dataset, fold: Fold, scores: dict[str, Scores]
+) -> None:
+    budget = study_data.BUDGET.model_copy(update={"n_members": 2})
+    assert ARMS["words"].fit(dataset, fold, budget, None).network is None
+    alone = fit("words", dataset, fold._replace(test=np.empty(0, np.int64)))
+    assert alone.test_logits.shape == (0, 2)
+    assert np.array_equal(alone.dev_logits, scores["words"].dev_logits)
 
 
 def test_prevalence_gives_every_recording_the_training_frequencies(

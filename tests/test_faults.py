@@ -112,6 +112,13 @@ def test_a_second_run_is_refused_with_the_first_ones_number_machine_and_beginnin
         assert (tmp_path / LOCK).read_text().startswith(f"{os.getpid()} on ")
 
 
+def test_a_file_called_lock_that_no_run_left_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_bytes(b"canal lock, recorded in May, 9 \xb0C")
+    with pytest.raises(ValueError, match="lock: is no lock of a run; move it"), locked(tmp_path, "a study"):
+        pass
+    assert (tmp_path / LOCK).read_bytes() == b"canal lock, recorded in May, 9 \xb0C"
+
+
 def test_a_lock_from_the_future_is_no_lock(tmp_path: Path) -> None:
     """The clock was set back since: a time that stands in a file, or in its date, decides nothing."""
     (tmp_path / LOCK).write_text("4000000 on elsewhere since 2999-01-01T00:00:00Z")

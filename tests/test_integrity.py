@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import study_data
 import torch
 from in_process import Command
+from safetensors.numpy import save
 
 from vagitus.checkpoint import load_model
 from vagitus.corpora.simulated import generate
@@ -136,6 +138,61 @@ def test_a_changed_a_missing_and_another_file_are_named(out: Path) -> None:
     ]
 
 
+def test_a_link_to_a_folder_and_files_named_as_our_own_elsewhere_are_named(out: Path, tmp_path: Path) -> None:
+    (out / "more").symlink_to(tmp_path)
+    (out / "sub").mkdir()
+    (out / "sub" / RECORD).write_text("{}")
+    assert problems(out) == [("more", "extra"), (f"sub/{RECORD}", "extra")]
+
+
+def test_a_folder_is_the_same_elsewhere_and_behind_a_link(out: Path, tmp_path: Path) -> None:
+    moved = out.rename(tmp_path / "elsewhere")
+    (moved / "work").rename(tmp_path / "scratch")
+    (moved / "work").symlink_to(tmp_path / "scratch")
+    assert problems(moved) == []
+
+
+def test_links_and_pipes_do_not_stop_the_seal(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("mine")
+    (tmp_path / "to nothing").symlink_to("gone")
+    (tmp_path / "to a folder").symlink_to("..")
+    os.mkfifo(tmp_path / "pipe")
+    seal(tmp_path)
+    assert problems(tmp_path) == []
+    (tmp_path / "to a folder").unlink()
+    (tmp_path / "to a folder").symlink_to("/etc")
+    assert problems(tmp_path) == [("to a folder", "changed")]
+
+
+@pytest.mark.parametrize("name", ["../secret.wav", "/etc/hostname", "a/../../secret.wav", ""])
+def test_inputs_that_leave_the_recordings_folder_are_refused(name: str, out: Path, tmp_path: Path) -> None:
+    (out / INPUTS).write_text(f"blake2,path\n00,{name}\n")
+    with pytest.raises(ValueError, match="is no recording below --root"):
+        verify(out, data=tmp_path)
+
+
+def test_a_line_of_inputs_that_is_cut_short_is_refused(out: Path, tmp_path: Path) -> None:
+    (out / INPUTS).write_text("blake2,path\n00\n")
+    with pytest.raises(ValueError, match="'' is no recording below --root"):
+        verify(out, data=tmp_path)
+
+
+def test_results_that_are_nested_without_end_are_a_finding(out: Path) -> None:
+    (out / "results.jsonl").write_text("[" * 100_000)
+    assert ("results.jsonl", "disagrees") in problems(out)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "report.html"])
+def test_a_file_of_another_program_is_refused_and_not_called_changed(
+    name: str, tmp_path: Path, vagitus: Command
+) -> None:
+    (tmp_path / name).write_bytes(
+        save({"weight": np.zeros(3)}) if name == "weights.safetensors" else b"<html>"
+    )
+    run = vagitus("verify-run", tmp_path / name)
+    assert run.status == 2 and "neither the folder of a study nor a model file of vagitus" in run.err
+
+
 def edit_summary(out: Path, change: Callable[[dict[str, dict[str, float | None]]], None]) -> None:
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     change(next(line for line in lines if line["kind"] == "summary")["metrics"])
@@ -196,6 +253,7 @@ def test_the_verb_says_what_is_wrong_and_by_its_status(out: Path, vagitus: Comma
         ('{"format": 1, "files": {"a": 1}}', "is damaged; the files cannot be compared"),
         ('{"format": 2, "files": {}}', "format 2, this version reads 1"),
         ('{"format": 1, "files": {"../secret": "00"}}', "names a file outside its folder"),
+        ('{"format": 1, "files": {}}', "names no file, so nothing can be compared"),
     ],
 )
 def test_what_is_no_finished_run_is_refused(

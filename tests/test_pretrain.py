@@ -15,6 +15,14 @@ from vagitus.features import FeatureConfig, featurise, normalise
 from vagitus.manifest import Manifest, build_manifest
 from vagitus.models import build_model
 from vagitus.pretrain import (
+    pretrain_selfsupervised,
+    pretrain_supervised,
+    refuse_overlap,
+    source_labels,
+)
+from vagitus.training import CropBatches, Supervised, TrainConfig, fit
+from vagitus.transfer import load_source, new_task
+from vagitus.views import (
     METHODS,
     Encoder,
     TwoViews,
@@ -25,13 +33,7 @@ from vagitus.pretrain import (
     diversity,
     learn_from_views,
     mix_powers,
-    pretrain_selfsupervised,
-    pretrain_supervised,
-    refuse_overlap,
-    source_labels,
 )
-from vagitus.training import CropBatches, Supervised, TrainConfig, fit
-from vagitus.transfer import load_source, new_task
 
 RATE_HZ = 8000
 FRONT_END = FeatureConfig(
@@ -140,6 +142,33 @@ def test_words_are_learned_and_the_file_says_what_it_is_worth(tmp_path: Path) ->
     assert not (tmp_path / "m-work").exists()
     for name, tensor in found.model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_a_pretraining_of_a_recording_that_was_changed_since_begins_anew(tmp_path: Path) -> None:
+    import soundfile
+
+    def kill(record: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    manifest = speech(tmp_path / "speech")
+    how: dict[str, Any] = {
+        "front_end": FRONT_END,
+        "cache": tmp_path / "cache",
+        "options": SMALL,
+        "config": CONFIG,
+    }
+    path = tmp_path / "m.safetensors"
+    for method in ("words", "simclr"):
+        learn: Any = pretrain_supervised if method == "words" else pretrain_selfsupervised
+        epochs: list[float] = []
+        with pytest.raises(KeyboardInterrupt):
+            learn([manifest], method, path, on_epoch=kill, **how)
+        x, rate_hz = soundfile.read(manifest.file(0))
+        soundfile.write(manifest.file(0), x[::-1], rate_hz)  # of the same name and length
+        learn(
+            [manifest], method, path, on_epoch=lambda record, seen=epochs: seen.append(record["epoch"]), **how
+        )
+        assert epochs[0] == 0
 
 
 def test_a_killed_pretraining_ends_with_the_unbroken_weights(tmp_path: Path) -> None:
@@ -403,7 +432,7 @@ def test_a_collapsed_model_is_named_and_not_saved_unless_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "mute", Mute)
-    monkeypatch.setattr("vagitus.pretrain.COLLAPSED_RANK", 6.0)  # more than the network has features
+    monkeypatch.setattr("vagitus.views.COLLAPSED_RANK", 6.0)  # more than the network has features
     config = CONFIG.model_copy(update={"epochs": 1})
     said: list[str] = []
     found = pretrain_views(tmp_path, "mute", options=SMALL, config=config, announce=said.append)

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -537,6 +538,48 @@ def test_several_classes_at_one_site_without_a_network(many_class_page: Page) ->
     )
     assert "Decision curves" not in text
     assert "each class against the rest" in text
+
+
+def shipped(arm: str, **dev_auroc: float) -> dict[str, Any]:
+    return {
+        "kind": "model",
+        "arm": arm,
+        "file": "model.safetensors",
+        "threshold": 0.5,
+        "dev_auroc": dev_auroc,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            shipped("scratch", scratch=0.75),
+            ["logmel+ridge has the best figure above, but is no single network"],
+        ),
+        (
+            shipped("lookup", **{"lookup": 0.75, "logmel+ridge": 0.7}),
+            ["(mean AUROC: lookup 0.750, logmel+ridge 0.700)", "but test recordings do not choose"],
+        ),
+        (shipped("logmel+ridge", **{"logmel+ridge": 0.75}), []),
+    ],
+)
+def test_how_the_shipped_model_was_chosen_is_said_where_there_was_a_choice(
+    made: Made, model: dict[str, Any], said: list[str]
+) -> None:
+    found = report.choice(replace(read_study(made.out, made.dataset), model=model))
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
+
+
+def test_the_page_names_the_shipped_model_and_its_choice(tmp_path: Path) -> None:
+    made = make_study(tmp_path, arms=("lookup", "scratch"), separation=(0.0, 2.0), history=False)
+    with (made.out / "results.jsonl").open("a") as file:
+        file.write(json.dumps(shipped("scratch", scratch=0.75, gru=0.5)) + "\n")
+    text = Page(write_report(*made)).text
+    assert (
+        "was trained by arm scratch on all recordings but a dev fold. The training side alone chose" in text
+    )
 
 
 def test_training_curves_show_terms_and_dev_score(page: Page) -> None:

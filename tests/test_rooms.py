@@ -12,8 +12,8 @@ PACKAGE = Path(vagitus.__file__).parent
 ORDER = [
     "files processes scale audio features frontend windows fingerprint segment pitch augment",
     "manifest splits metrics statistics cycles calibration fetch corpora losses ranks tensor_train models",
-    "dataset checkpoint shards encoders training compression transfer pretrain adapt verification trials store events",
-    "arms robustness shift",
+    "dataset checkpoint shards encoders training compression transfer views pretrain adapt verification trials",
+    "store events arms robustness shift",
     "shortcuts audit config plan jobs results integrity gains evaluate study sites plots outcome figures report",
     "parity onnx_graph export export_c predict stream serve",
     "cli_scale cli_device cli_adapt cli_verify cli_integrity cli __main__",

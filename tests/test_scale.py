@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scale_jobs import Heavy, die_once, fail_once, full_disk, hold, process, square, wait_for
+from scale_jobs import (
+    Heavy,
+    beside,
+    die_once,
+    fail_once,
+    fail_then_die,
+    full_disk,
+    hold,
+    process,
+    square,
+    wait_for,
+)
 
 from vagitus.scale import Quarantined, cluster, spread
 
@@ -77,6 +88,13 @@ def test_a_job_whose_process_died_of_something_else_is_answered(
     assert run(partial(die_once, tmp_path / "marker"), [(i,) for i in range(20)]) == {i: i for i in range(20)}
 
 
+@pytest.mark.parametrize("run", ["processes"], indirect=True)
+def test_a_process_that_ends_is_not_the_second_time_that_a_job_raised(
+    run: Callable[..., dict[int, Any]], tmp_path: Path
+) -> None:
+    assert run(partial(fail_then_die, tmp_path), [(i,) for i in range(3)]) == {0: 0, 1: 1, 2: 2}
+
+
 @pytest.mark.parametrize("run", ["processes", "cluster"], indirect=True)
 def test_the_function_goes_to_each_worker_once_and_not_with_a_job(
     run: Callable[..., dict[int, Any]], monkeypatch: pytest.MonkeyPatch
@@ -135,6 +153,19 @@ def test_a_cluster_whose_worker_is_killed_loses_nothing(local_cluster: Any, tmp_
         answers = list(spread(partial(wait_for, gate), ((i,) for i in range(300))))
     timer.join()
     assert sorted(answers) == [(i, i) for i in range(300)]
+
+
+def test_a_worker_of_several_threads_works_on_one_long_job_at_a_time() -> None:
+    import distributed
+
+    start: Any = distributed.LocalCluster
+    options = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    with (
+        start(n_workers=1, threads_per_worker=3, processes=False, **options) as local,
+        cluster(local.scheduler_address),
+    ):
+        answers = sorted(spread(beside, [(i,) for i in range(6)], long=True))
+    assert answers == [(i, 1) for i in range(6)]
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from vagitus.corpora.simulated import generate
 from vagitus.features import FeatureConfig
 from vagitus.losses import nt_xent, vicreg_terms
 from vagitus.models import build_model
-from vagitus.pretrain import TwoViews, ViewConfig, learn_from_views
 from vagitus.ranks import (
     copy_first,
     from_first,
@@ -34,6 +33,7 @@ from vagitus.ranks import (
     sum_gradients,
 )
 from vagitus.training import CropBatches, LabelledBatch, Supervised, TrainConfig, fit
+from vagitus.views import TwoViews, ViewConfig, learn_from_views
 
 N_PROCESSES = 2
 TOLERANCE = 1e-5
@@ -237,6 +237,8 @@ def together(number: int, folder: Path) -> None:
         lone(torch.tensor([[3.0, 5.0]])).sum().backward()
     sum_gradients(lone.parameters())
     facts["summed"] = None if lone.weight.grad is None else lone.weight.grad.tolist()
+    # A state that the first process does not see is no state, whatever the others see.
+    keep("seen by one", supervised(folder / ("by-two-again.state" if number else "new.state")))
     (folder / f"facts-{number}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()
 
@@ -310,6 +312,11 @@ def test_one_process_goes_on_with_the_state_of_two(folder: Path, alone: Trained)
 
 def test_as_many_processes_go_on_to_exactly_the_unbroken_weights(folder: Path) -> None:
     assert farthest(by_two(folder, "from two")[0], by_two(folder, "supervised")[0]) == 0
+
+
+def test_whether_there_is_a_state_is_for_the_first_process_to_say(folder: Path) -> None:
+    for found in by_two(folder, "seen by one"):
+        assert farthest(found, by_two(folder, "supervised")[0]) == 0
 
 
 def test_every_row_of_a_batch_is_read_once_by_one_of_them(folder: Path) -> None:

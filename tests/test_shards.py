@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from in_process import Command
 from numpy.testing import assert_array_equal
-from scale_jobs import crash_at
+from scale_jobs import crash_at, unreadable
 
 from vagitus.features import PRESETS, featurise_file
 from vagitus.files import content_hash
@@ -119,6 +119,76 @@ def test_a_folder_of_another_front_end_is_refused(recordings: Manifest, folder: 
 def test_shards_of_another_size_are_refused(recordings: Manifest, folder: Path) -> None:
     with pytest.raises(ValueError, match="holds shards of 4 recordings, not 5"):
         write_shards(recordings, CONFIG, folder, n_per_shard=5)
+
+
+def test_features_of_other_recordings_are_not_overwritten(
+    recordings: Manifest, written: Path, folder: Path
+) -> None:
+    others = recordings.select(list(range(N - 1, 3, -1)))
+    with pytest.raises(ValueError, match=r"of other recordings, first 0\.wav and here 10\.wav"):
+        write_shards(others, CONFIG, folder, n_per_shard=4)
+    assert contents(folder) == contents(written)
+
+
+def test_rows_at_the_end_come_and_go_and_no_other_file_does(
+    recordings: Manifest, written: Path, folder: Path
+) -> None:
+    for name in ("features-mine.safetensors", "features-mine.tries", "notes.tries"):
+        (folder / name).write_text("mine")
+    for n in (5, N):
+        assert len(write_shards(recordings.select(list(range(n))), CONFIG, folder, n_per_shard=4)) == n
+        for name in ("features-mine.safetensors", "features-mine.tries", "notes.tries"):
+            assert (folder / name).read_text() == "mine"
+    assert len(list(folder.glob("features-0*"))) == 3
+    assert contents(written).items() <= contents(folder).items()
+
+
+def test_a_file_that_a_disk_could_not_read_is_read_in_the_next_run(
+    recordings: Manifest, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tried = tmp_path / "features", tmp_path / "tried"
+    with monkeypatch.context() as patch:
+        patch.setattr("vagitus.shards._write_shard", partial(unreadable, "6.wav", tried))
+        shards = write_shards(recordings, CONFIG, folder, n_per_shard=4)
+        assert [row.problem for row in shards.rows() if row.path == "6.wav"] == ["6.wav: Input/output error"]
+    assert tried.read_text() == "6.wav\n" * 2
+    write_shards(recordings, CONFIG, folder, n_per_shard=4)
+    assert contents(folder) == contents(written)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"n_frames": ', '"n_frames": -', "a number of recordings or frames is none"),
+        ('"n_recordings": 4', '"n_recordings": "4"', "a number of recordings or frames is none"),
+        ('"n_recordings": 11', '"of": 11', r"index\.json: cannot be read"),
+        ("{", "[" * 100_000, r"index\.json: cannot be read"),
+    ],
+)
+def test_a_damaged_index_is_refused_by_name(old: str, new: str, message: str, folder: Path) -> None:
+    index = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(index.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        open_shards(folder)
+
+
+def test_a_shard_whose_header_was_changed_is_refused_by_name(folder: Path) -> None:
+    path = folder / "features-000001.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"frames":{', b'"frames":['))
+    with pytest.raises(ValueError, match=r"features-000001\.safetensors: not a safetensors file"):
+        open_shards(folder)
+    path.write_bytes(data.replace(b'"frames":{"dtype":"F32"', b'"frames":{"dtypo":"F32"'))
+    with pytest.raises(ValueError, match=r"features-000001\.safetensors: does not hold what the index says"):
+        open_shards(folder)[4]
+
+
+def test_a_shard_that_is_cut_short_is_named_when_it_is_read(folder: Path) -> None:
+    path = folder / "features-000001.safetensors"
+    shards = open_shards(folder)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=r"features-000001\.safetensors: is cut short"):
+        shards[4]
 
 
 def test_what_was_not_finished_is_not_opened(folder: Path) -> None:

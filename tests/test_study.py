@@ -12,14 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 import study_data
+import torch
 
+from vagitus.arms import find_arm
+from vagitus.arms.contract import Arm
 from vagitus.checkpoint import load_model, save_model, trained_on
+from vagitus.compression import CompressConfig
 from vagitus.corpora.simulated import generate
+from vagitus.export import export_onnx
+from vagitus.features import FeatureCache
 from vagitus.files import locked
+from vagitus.jobs import Job
 from vagitus.manifest import Manifest
-from vagitus.plan import StudyConfig, make_folds, order_classes
+from vagitus.plan import StudyConfig, make_folds, make_plan, order_classes
+from vagitus.predict import Predictor
+from vagitus.results import finite
 from vagitus.scale import cluster
-from vagitus.study import run_study
+from vagitus.splits import Fold, grouped_folds
+from vagitus.study import choose_network, run_study
+from vagitus.tensor_train.compress import count_parameters
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning"
+)  # torch's exporter
 
 ARMS = ("prevalence", "logmel+ridge", "scratch", "blend")
 FITTED = ARMS[:3]
@@ -144,6 +159,106 @@ def test_the_shipped_model_rebuilds_itself_and_carries_its_decision(ran: Ran) ->
         ]
     )
     assert sum(p.numel() for p in model.parameters()) == 110_307 - 10 * 46  # two outputs, not twelve
+    (line,) = ran.lines("model")
+    told = [fold["chosen"]["dev_auroc"] for fold in ran.lines("fold") if fold["arm"] == "scratch"]
+    assert line["arm"] == "scratch" and line["dev_auroc"] == {"scratch": pytest.approx(np.mean(told))}
+
+
+def divided(manifest: Manifest) -> Manifest:
+    """With a published split: a third of each class's subjects for each part."""
+    labels = (manifest.label == "case").astype(np.int64)
+    folds = grouped_folds(labels, manifest.subject, n_folds=3, seed=0)
+    split = np.full(len(manifest), "train", dtype="<U5")
+    split[folds[0].test], split[folds[1].test] = "test", "dev"
+    return replace(manifest, split=split)
+
+
+def test_a_network_is_chosen_by_its_mean_on_dev_parts_and_of_equals_the_first() -> None:
+    config = study_data.config(arms=("svm", "lstm", "scratch", "words+compressed", "blend", "logmel+ridge"))
+    none = np.empty(0, np.int64)
+    repeats = [[Fold(name, none, none, none)] for name in ("repeat0-fold0", "repeat1-fold0")]
+    aurocs = {"lstm": (0.9, 0.5), "scratch": (0.75, 0.75), "words+compressed": (1.0, 0.5)}
+    done = {
+        Job(arm, folds[0], config.budget).name: {"chosen": {"dev_auroc": value}}
+        for arm, values in aurocs.items()
+        for folds, value in zip(repeats, values, strict=True)
+    }
+    choice = choose_network(config, repeats, done)
+    assert choice is not None and choice["arm"] == "scratch"
+    assert choice["dev_auroc"] == pytest.approx({"lstm": 0.7, "scratch": 0.75, "words+compressed": 0.75})
+    assert choose_network(study_data.config(arms=("svm", "adapt:source"), split="sites"), repeats, {}) is None
+
+
+def test_no_test_label_has_a_say_in_what_is_shipped(manifest: Manifest, folder: Path) -> None:
+    arms = {name: arm for name in ("scratch", "words") if isinstance(arm := find_arm(name), Arm)}
+    sources = {"words": str(study_data.source(folder / "words.safetensors"))}
+    config = study_data.config(arms=tuple(arms), split="column", sources=sources)
+    # Labels that the sound does not tell: else both arms rank the dev part without a fault.
+    subjects, subject_of = np.unique(manifest.subject, return_inverse=True)
+    labels = np.random.default_rng(0).permutation(np.arange(len(subjects)) % 2)[subject_of]
+    told = divided(manifest.with_labels(np.where(labels == 1, "case", "control")))
+    swapped = np.where(told.label == "case", "control", "case")
+    turned = told.with_labels(np.where(told.split == "test", swapped, told.label))
+
+    def chosen(manifest: Manifest, out: Path) -> dict[str, Any] | None:
+        plan = make_plan(config, manifest, out, "case", "", FeatureCache(folder / "cache"), 1, print)
+        fits = {
+            Job(name, fold, config.budget).name: arm.fit(plan.dataset, fold, config.budget, None)
+            for name, arm in arms.items()
+            for fold in plan.repeats[0]
+        }
+        return choose_network(config, plan.repeats, {name: scores._asdict() for name, scores in fits.items()})
+
+    choice = chosen(told, folder / "told")
+    assert choice is not None and len(set(choice["dev_auroc"].values())) == 2
+    assert choice == chosen(turned, folder / "turned")
+
+
+def test_a_shipped_network_begins_from_its_source_and_predicts(manifest: Manifest, folder: Path) -> None:
+    path = study_data.source(folder / "begun.safetensors")
+    source, card = load_model(path)
+    save_model(path, source, replace(card, provenance={"trained_on": trained_on([path]), "licence": "CC0"}))
+    still = study_data.BUDGET.train.model_copy(update={"lr": 1e-12, "weight_decay": 0.0})
+    ran = run(
+        divided(manifest),
+        folder / "begun",
+        arms=("words",),
+        split="column",
+        sources={"words": str(path)},
+        budget=study_data.BUDGET.model_copy(update={"train": still}),
+    )
+    model, made = load_model(ran.out / "model.safetensors")
+    assert made.options == card.options | {"n_classes": 2} and made.features == card.features
+    for name, parameter in source.named_parameters():
+        if not name.startswith("head"):
+            torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
+    assert made.provenance["arm"] == "words" and "words" in made.provenance["title"]
+    assert made.provenance["started_from_provenance"] == {"licence": "CC0"}
+    assert len(made.provenance["trained_on"]) == 8 * (
+        len(manifest) + 1
+    )  # what the source heard is no new sound
+    (summary,) = ran.lines("summary")
+    assert made.provenance["cross_validated"] == finite(summary["metrics"])
+    export_onnx(ran.out / "model.safetensors", ran.out / "model.onnx", recordings=manifest.select([0, 1]))
+    found = Predictor(ran.out / "model.onnx").predict(manifest.file(0))
+    assert set(found.probabilities) == {"control", "case"}
+
+
+def test_a_compressed_arm_ships_its_network_compressed(manifest: Manifest, folder: Path) -> None:
+    how = CompressConfig(rank=2, epochs=1, bits=8)
+    ran = run(
+        divided(manifest),
+        folder / "compressed",
+        arms=("scratch+compressed",),
+        split="column",
+        budget=study_data.BUDGET.model_copy(update={"compress": how}),
+    )
+    (fold,) = ran.lines("fold")
+    model, card = load_model(ran.out / "model.safetensors")
+    assert card.compression["plan"] and card.compression["bits"] == 8
+    assert count_parameters(model) == fold["n_parameters"]
+    assert (ran.out / "model.safetensors").stat().st_size < 50_000
+    export_onnx(ran.out / "model.safetensors", ran.out / "model.onnx", recordings=manifest.select([0, 1]))
 
 
 def test_a_second_run_does_no_job_again_and_ends_with_the_same_bytes(ran: Ran, manifest: Manifest) -> None:
@@ -257,7 +372,8 @@ def test_a_killed_study_goes_on_to_the_unbroken_numbers(ran: Ran, manifest: Mani
     n_done = len(list((out / "work").glob("*.safetensors")))
     assert 2 <= n_done < len(FITTED) * 3 + 1 and not (out / "predictions.csv").exists()
     run(manifest, out)
-    assert (out / "predictions.csv").read_bytes() == (ran.out / "predictions.csv").read_bytes()
+    for name in ("predictions.csv", "model.safetensors"):
+        assert (out / name).read_bytes() == (ran.out / name).read_bytes()
 
 
 def test_a_cluster_gives_the_same_predictions(

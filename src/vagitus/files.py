@@ -14,6 +14,7 @@ from pathlib import Path
 HASH_BLOCK_BYTES = 1 << 20
 MARK = ".vagitus-work"  # a file in a folder that is ours to delete
 LOCK = "lock"
+OUR_LOCK = re.compile(r"(\d+( on .* since \S*)?)?")  # a process, its machine, when it began
 PICKLE_MARKS = (b"PK\x03\x04", b"\x80")  # torch's zip container; a bare pickle
 PARTIAL = re.compile(r"\.partial-.*-[a-z0-9_]{8}(\.\w+)?")  # what a process that was killed leaves of a file
 
@@ -93,7 +94,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     ``flock`` nothing is held.
 
     Raises:
-        ValueError: another process holds it; names the folder, the process, its machine and when it began.
+        ValueError: another process holds it; names the folder, the process, its machine and when it began. Or a
+            file of that name stands there that no run left.
         OSError: the folder cannot be made or written.
     """
     try:
@@ -102,7 +104,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    with (folder / LOCK).open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,6 +113,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             raise ValueError(
                 f"{folder}: {what} is running here (process {holder}); wait for it, or give another --out"
             ) from None
+        file.seek(0)
+        if not OUR_LOCK.fullmatch(file.read(200)):
+            raise ValueError(f"{folder / LOCK}: is no lock of a run; move it, or give another --out")
         file.truncate(0)
         began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         file.write(f"{os.getpid()} on {platform.node()} since {began}")

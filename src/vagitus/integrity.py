@@ -19,8 +19,9 @@ import io
 import json
 import math
 import os
+import posixpath
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def seal(folder: Path) -> None:
         OSError: a file cannot be read, or run.json cannot be written.
     """
     sweep(folder)
-    files = {name: content_hash(folder / name) for name in sorted(_files(folder))}
+    files = {name: _told(folder / name) for name in sorted(_files(folder))}
     write_atomic(folder / RECORD, json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
 
 
@@ -101,7 +102,8 @@ def verify(path: Path, *, data: Path | None = None) -> Verified:
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
-        ValueError: not a finished run, a pickle, or a model file that holds no hash; its record is damaged.
+        ValueError: not a finished run, a pickle, another program's file, or a model file that holds no hash; its
+            record is damaged, or names what is outside.
     """
     if path.is_file():
         refuse_pickle(path)
@@ -112,11 +114,13 @@ def verify(path: Path, *, data: Path | None = None) -> Verified:
     findings = []
     for name, digest in expected.items():
         file = path / name
-        if not file.is_file():
+        if not os.path.lexists(file):
             findings.append(Finding(name, "missing"))
-        elif (found := content_hash(file)) != digest:
+        elif (found := _told(file)) != digest:
             findings.append(Finding(name, "changed", f"hash {found}, recorded {digest}"))
-    for name in sorted(set(_files(path)) - set(expected)):
+    # A folder that was moved elsewhere, with a link in its place, is still what it was.
+    above = {str(folder) for name in expected for folder in PurePosixPath(name).parents}
+    for name in sorted(set(_files(path)) - set(expected) - above):
         is_part = PARTIAL.fullmatch(Path(name).name) is not None
         findings.append(Finding(name, "left over" if is_part else "extra"))
     n_recordings = 0
@@ -129,11 +133,21 @@ def verify(path: Path, *, data: Path | None = None) -> Verified:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Every file below ``folder`` but what says nothing about the run; links to folders are not followed."""
-    for above, _, names in os.walk(folder):
-        for name in names:
-            if name not in (RECORD, LOCK, MARK):
-                yield (Path(above) / name).relative_to(folder).as_posix()
+    """Every file below ``folder`` but what says nothing about the run; a link to a folder is named, not followed."""
+    for above, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(above) / name).is_symlink()]
+        for name in (*files, *links):
+            found = (Path(above) / name).relative_to(folder).as_posix()
+            if found != RECORD and name not in (LOCK, MARK):
+                yield found
+
+
+def _told(file: Path) -> str:
+    """What is recorded of a file: its hash; of a link to a folder or to nothing, where it leads."""
+    if file.is_symlink() and not file.is_file():
+        return f"link to {file.readlink()}"
+    # Opened, a pipe would wait for ever for somebody to write.
+    return content_hash(file) if file.is_file() else "no file"
 
 
 def _read_record(folder: Path) -> dict[str, str]:
@@ -154,14 +168,25 @@ def _read_record(folder: Path) -> dict[str, str]:
         raise ValueError(damaged)
     if record.get("format") != FORMAT:
         raise ValueError(f"{file}: format {record.get('format')!r}, this version reads {FORMAT}")
+    if not files:
+        raise ValueError(f"{file}: names no file, so nothing can be compared; it was not written by a study")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise ValueError(f"{file}: names a file outside its folder; it was not written by a study")
     return files
 
 
 def _verify_model(path: Path) -> Verified:
+    from safetensors import SafetensorError, safe_open
+
     from vagitus.checkpoint import has_hash, read_tensors
 
+    try:
+        with safe_open(path, framework="np") as file:
+            is_ours = "vagitus" in (file.metadata() or {})
+    except SafetensorError:
+        is_ours = path.suffix == ".safetensors"  # and cut short
+    if not is_ours:
+        raise ValueError(f"{path}: neither the folder of a study nor a model file of vagitus")
     try:
         read_tensors(path)
     except ValueError as error:
@@ -174,11 +199,18 @@ def _verify_model(path: Path) -> Verified:
 def _read_inputs(folder: Path) -> dict[str, str]:
     try:
         with (folder / INPUTS).open(newline="", encoding="utf-8") as file:
-            return {row["path"]: row["blake2"] for row in csv.DictReader(file)}
+            recorded = {row["path"] or "": row["blake2"] or "" for row in csv.DictReader(file)}
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{folder / INPUTS}: cannot be read ({type(error).__name__}); leave --root out to compare the rest"
         ) from None
+    for name in recorded:  # as a manifest is refused that names such a path
+        if name.startswith("/") or posixpath.normpath(name).split("/")[0] in ("..", "."):
+            raise ValueError(
+                f"{folder / INPUTS}: {name!r} is no recording below --root; it was not written by a study, leave "
+                "--root out to compare the rest"
+            )
+    return recorded
 
 
 def _changed_recordings(recorded: dict[str, str], data: Path) -> Iterator[Finding]:
@@ -226,7 +258,15 @@ def _recompute(folder: Path) -> tuple[int, list[Finding]]:
                         )
                     )
         return n_figures, findings
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         detail = f"its figures cannot be computed again ({type(error).__name__}: {reason})"
         return 0, [Finding(results.name, "disagrees", detail)]
@@ -290,6 +330,6 @@ def _mean(found: list[dict[str, float]], *, known: bool = False) -> dict[str, fl
 
 
 def _agree(stated: float | None, found: float) -> bool:
-    if stated is None or math.isnan(found):
-        return stated is None and math.isnan(found)
+    if stated is None or not math.isfinite(found):  # results.jsonl writes both as null
+        return stated is None and not math.isfinite(found)
     return abs(stated - found) <= TOLERANCE

@@ -20,20 +20,22 @@ import numpy as np
 
 import vagitus
 from vagitus.arms import find_arm
-from vagitus.arms.contract import Arm, Blend, Budget
-from vagitus.arms.network import score_network, train_on_best_input
+from vagitus.arms.contract import Arm, Blend, Budget, Network
 from vagitus.checkpoint import read_tensors, write_tensors
 from vagitus.dataset import Dataset
 from vagitus.files import content_hash
+from vagitus.models import build_model
 from vagitus.plan import Announce
 from vagitus.scale import Quarantined, spread
 from vagitus.splits import Fold, grouped_folds, most_folds
+from vagitus.tensor_train.compress import Plan, retensorize
 
 DEV_FOLDS = 5  # the shipped model is trained on four fifths where the classes have subjects enough
+WEIGHT = "weights."  # before the name of a shipped network's tensor
 
 
 class Job(NamedTuple):
-    """One arm on one fold; ``ships`` marks the fit on all recordings whose weights are kept."""
+    """One arm on one fold; ``ships`` marks the fit on all recordings whose network is kept."""
 
     arm: str
     fold: Fold
@@ -42,15 +44,21 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.arm}, model" if self.ships else f"{self.arm} {self.fold.name}"
+        return f"{self.arm}, shipped" if self.ships else f"{self.arm} {self.fold.name}"
 
 
-def final_job(dataset: Dataset, budget: Budget) -> Job:
-    """The model that is shipped: trained on all recordings but a dev fold, which picks its epoch."""
-    n_folds = most_folds(dataset.labels, dataset.groups, DEV_FOLDS, seed=budget.seed)
-    first = grouped_folds(dataset.labels, dataset.groups, n_folds=n_folds, seed=budget.seed)[0]
+def final_job(dataset: Dataset, budget: Budget, arm: str) -> Job:
+    """The fit of an arm's network that is shipped: one member, trained on all recordings but a dev fold."""
+    fold = final_fold(dataset, budget.seed)
+    return Job(arm, fold, budget.model_copy(update={"n_members": 1}), ships=True)
+
+
+def final_fold(dataset: Dataset, seed: int) -> Fold:
+    """All recordings, to train on but for a dev fold, which picks the epoch; the test side is empty."""
+    n_folds = most_folds(dataset.labels, dataset.groups, DEV_FOLDS, seed=seed)
+    first = grouped_folds(dataset.labels, dataset.groups, n_folds=n_folds, seed=seed)[0]
     train = np.sort(np.concatenate([first.train, first.dev]))
-    return Job("scratch", Fold("all", train, first.test, np.empty(0, np.int64)), budget, ships=True)
+    return Fold("all", train, first.test, np.empty(0, np.int64))
 
 
 def run_jobs(
@@ -69,9 +77,12 @@ def run_jobs(
             yield job.name, _read(paths[job.name])
         else:
             waiting.append(job)
+    if not waiting:
+        return
     # Networks take longest: started first, they do not leave one processor idle at the end.
     waiting.sort(key=lambda job: _arm(job).front_end not in ("study", *dataset.sources) and job.arm != "svm")
     # The dataset goes to each worker once, with the function; a worker maps the feature tables from their files.
+    n_workers = min(n_workers, len(waiting))  # a process too many would start for nothing
     answers = spread(
         partial(_run_job, dataset), ((job, paths[job.name]) for job in waiting), n_workers, long=True
     )
@@ -119,29 +130,20 @@ def _run_job(dataset: Dataset, job: Job, path: Path) -> None:
     started = time.monotonic()
     state = path.with_suffix(".state")
     with threadpool_limits(1):
-        if job.ships:
-            result = _fit_final(dataset, job, state)
-        else:
-            result = _arm(job).fit(dataset, job.fold, job.budget, state)._asdict()
+        result = _arm(job).fit(dataset, job.fold, job.budget, state)._asdict()
+    network = result.pop("network")
     arrays = {name: value for name, value in result.items() if isinstance(value, np.ndarray)}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-    tensors |= result.pop("weights", {})
     header = {name: value for name, value in result.items() if name not in arrays}
+    if job.ships:
+        if network is None:
+            raise ValueError(f"{job.arm} gives no network to ship")
+        weights = network.module.state_dict()
+        tensors |= {WEIGHT + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        header["network"] = network._replace(module=None)._asdict()
     write_tensors(path, tensors, header | {"job": job.name, "seconds": time.monotonic() - started})
     for left in path.parent.glob(f"{glob.escape(state.name)}*"):
         left.unlink()
-
-
-def _fit_final(dataset: Dataset, job: Job, state: Path) -> dict[str, Any]:
-    """The shipped model: weights, and out-of-fold logits for its calibration and threshold."""
-    model, history, table = train_on_best_input(dataset, job.fold, job.budget, state)
-    return {
-        "dev_index": job.fold.dev,
-        "dev_logits": score_network(model, dataset, job.fold.dev, job.budget, table),
-        "history": history,
-        "table": table,
-        "weights": {f"weights.{name}": tensor for name, tensor in model.state_dict().items()},
-    }
 
 
 def _arm(job: Job) -> Arm:
@@ -152,9 +154,18 @@ def _arm(job: Job) -> Arm:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Header and arrays; of a job that ships, its ``network`` too."""
     tensors, header = read_tensors(path)
-    # Arrays for the study; the weights of a shipped model stay tensors.
-    return header | {k: v if k.startswith("weights.") else v.numpy() for k, v in tensors.items()}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith(WEIGHT)}
+    if "network" in header:
+        network = Network(**header["network"])
+        module = build_model(network.name, **network.options)
+        if network.storage.get("plan"):
+            module = retensorize(module, Plan.from_json(network.storage["plan"]))
+        weights = {k.removeprefix(WEIGHT): v for k, v in tensors.items() if k.startswith(WEIGHT)}
+        module.load_state_dict(weights)
+        header["network"] = network._replace(module=module.eval())
+    return header | arrays
 
 
 def _path(work: Path, job: Job, identity: str) -> Path:

@@ -752,4 +752,24 @@ def record(study: Study, out: Path) -> Line:
         "citation": corpus.citation if corpus else "",
         "corpus": corpus.title if corpus else "",
         "versions": list(about["versions"].items()),
+        "choice": choice(study),
     }
+
+
+def choice(study: Study) -> list[str]:
+    """Why the shipped model is that arm's, and not the one with the best figure; a sentence each."""
+    if study.model is None:
+        return []
+    arm, best, ranked = study.model["arm"], study.best["arm"], study.model["dev_auroc"]
+    said = []
+    if len(ranked) > 1:
+        values = ", ".join(f"{name} {value_text('auroc', value)}" for name, value in ranked.items())
+        said.append(
+            f"The training side alone chose {arm} among the arms that are networks: its networks ranked their own dev "
+            f"parts best, or as well as the best (mean AUROC: {values}); no test score took part."
+        )
+    if best != arm and best in ranked:
+        said.append(f"{best} has the best figure above, but test recordings do not choose.")
+    elif best != arm:
+        said.append(f"{best} has the best figure above, but is no single network and is not shipped.")
+    return said

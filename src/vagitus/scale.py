@@ -7,10 +7,10 @@ Whatever is mapped over recordings or over a study's fits is mapped here, so tha
 
     once          every job is answered exactly once, in order of completion
     back-pressure jobs are read as workers become free; how many are held depends on the workers, not on the jobs
-    retries       a job that raises, or whose process ends, is tried once more; then it is ``Quarantined`` with the
-                  reason and stops no other. After a process has ended, what it worked on is tried again alone, so
-                  that nothing else is blamed for it. An OSError, such as a full disk, is raised at the second try:
-                  it is not the job's fault, and would come again
+    retries       a job that raises, or whose process ends, is tried once more, for each of the two; then it is
+                  ``Quarantined`` with the reason and stops no other. After a process has ended, what it worked on
+                  is tried again alone, so that nothing else is blamed for it. An OSError, such as a full disk, is
+                  raised at the second try: it is not the job's fault, and would come again
     the function  goes to each worker once, with all that it holds; a job carries its arguments alone
 
 On a cluster every chunk of jobs is given to one worker by name, and not to dask's own scheduling: dask would run it
@@ -138,8 +138,9 @@ def spread(
         jobs: arguments of one call each; read as workers become free.
         n_workers: processes; 1 works in this one, where a job that crashes takes all along. Within ``cluster``
             its workers count instead.
-        long: jobs of seconds and more. They get processes of their own even if there is one, none waits behind
-            another, one that is tried again runs beside others, and leaving early does not wait for them.
+        long: jobs of seconds and more. They get processes of their own even if there is one, a worker of a
+            cluster with several threads works on one at a time, none waits behind another, one that is tried
+            again runs beside others, and leaving early does not wait for them.
 
     Raises:
         ValueError: ``n_workers`` is below 1.
@@ -190,7 +191,8 @@ def _managed(
     given: dict[int, list[_Numbered]] = {}
     returned: deque[list[_Numbered]] = deque()  # not their fault: to be given out again
     suspects: deque[_Numbered] = deque()  # what a process that ended was working on
-    tried: set[int] = set()  # of the jobs in hand, those that failed once
+    raised: set[int] = set()  # of the jobs in hand, those that raised once
+    lost: set[int] = set()  # and those whose process ended once, of them or of another job in it
     n_lost_in_a_row = 0
 
     def give(chunk: list[_Numbered]) -> None:
@@ -228,20 +230,22 @@ def _managed(
                             "that they have memory enough, or try one recording with --workers 1"
                         )
                     for item in chunk:
-                        if item.number in tried:
-                            tried.discard(item.number)
+                        if item.number in lost:
+                            lost.discard(item.number)
+                            raised.discard(item.number)
                             yield item.number, CRASHED
                         else:
-                            tried.add(item.number)
+                            lost.add(item.number)
                             suspects.append(item)
                 else:
                     n_lost_in_a_row = 0
                     for item, answer in zip(chunk, outcome, strict=True):
-                        if isinstance(answer, Raised) and item.number not in tried:
-                            tried.add(item.number)
+                        if isinstance(answer, Raised) and item.number not in raised:
+                            raised.add(item.number)
                             returned.append([item])
                         else:
-                            tried.discard(item.number)
+                            raised.discard(item.number)
+                            lost.discard(item.number)
                             yield item.number, _judged(answer)
     finally:
         workers.close()
@@ -419,7 +423,8 @@ class ClusterWorkers:
         )
         for address, problem in told.items():
             if problem == "":
-                self._slots[address] = _Slot(n_threads[address])
+                # A training seeds its process and sets its threads: a second in the same would draw other numbers.
+                self._slots[address] = _Slot(1 if self._at_once else n_threads[address])
             elif isinstance(problem, str):
                 raise RuntimeError(f"the worker at {address} {problem}")
             elif not isinstance(problem, OSError):  # one that went meanwhile is not looked for

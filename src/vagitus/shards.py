@@ -14,7 +14,8 @@ recording, where it came from, a hash of the file's bytes, and why it has no fra
 checksum of all that.
 
 A rerun keeps each shard that is as it was written and is of the same recordings, front end and file sizes, and
-computes the others. To have the recordings tried again that could not be read, delete their shard.
+computes the others; so it does one with a file that is there and could not be read at all, since that was the disk or
+the network. To have the recordings tried again that could not be decoded, delete their shard.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ from vagitus.scale import Quarantined, spread
 Float32 = NDArray[np.float32]
 
 SHARD_FORMAT = 1
-INDEX = "index.json"
+INDEX, SHARD, TRIES = "index.json", ".safetensors", ".tries"
 # Of 3 s of log-mel a thousand recordings make 80 MB: little to compute again, and a million are a thousand files.
 N_PER_SHARD = 1000
 MAX_HEADER_BYTES = 100_000_000  # what safetensors reads at most
@@ -150,8 +151,8 @@ def write_shards(
         announce: is given one line of progress at a time.
 
     Raises:
-        ValueError: no recordings, ``n_per_shard`` below 1, or ``folder`` holds features of another front end or in
-            shards of another size.
+        ValueError: no recordings, ``n_per_shard`` below 1, or ``folder`` holds features of another front end, of
+            other recordings or in shards of another size.
         OSError: ``folder`` cannot be written.
         RuntimeError: workers cannot start or keep ending; see ``scale.spread``.
     """
@@ -160,9 +161,9 @@ def write_shards(
     if len(manifest) == 0:
         raise ValueError(f"{manifest.source}: no recordings")
     with locked(folder, "featurising"):
-        _refuse_others(folder, config, n_per_shard)
+        _refuse_others(folder, config, n_per_shard, str(manifest.path[0]))
         # Of a run that was killed, which says nothing about the recordings.
-        for left in folder.glob("*.tries"):
+        for left in _ours(folder, TRIES):
             left.unlink()
         (folder / INDEX).unlink(missing_ok=True)
         starts = range(0, len(manifest), n_per_shard)
@@ -188,7 +189,7 @@ def write_shards(
                 f"{_name(missing)}: the processes that write it ended {N_TRIES * MAX_ROUNDS} times, at ever other "
                 "recordings; see that they have memory enough"
             )
-        for stale in set(folder.glob("features-*.safetensors")) - {folder / _name(k) for k in lines}:
+        for stale in set(_ours(folder, SHARD)) - {folder / _name(k) for k in lines}:
             stale.unlink()  # the manifest had more recordings then
         index = {
             "format": SHARD_FORMAT,
@@ -222,14 +223,15 @@ def open_shards(folder: Path) -> Shards:
         lines = [ShardLine(**line) for line in index["shards"]]
         if [line.file for line in lines] != [_name(k) for k in range(len(lines))]:
             raise ValueError("its shards are not numbered from zero on")
-    except (KeyError, TypeError, ValueError) as error:
+        if any(type(n) is not int or n < 0 for line in lines for n in line[1:4]):
+            raise ValueError("a number of recordings or frames is none")
+        n_recordings = int(index["n_recordings"])
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); delete it and featurise again"
         ) from error
-    if sum(line.n_recordings for line in lines) != index["n_recordings"]:
-        raise ValueError(
-            f"{path}: its shards do not add up to {index['n_recordings']} recordings; featurise again"
-        )
+    if sum(line.n_recordings for line in lines) != n_recordings:
+        raise ValueError(f"{path}: its shards do not add up to {n_recordings} recordings; featurise again")
     return Shards(Path(folder), config, lines)
 
 
@@ -252,11 +254,13 @@ def check_shards(folder: Path) -> Iterator[str]:
             yield f"{path}: is another shard than the index says; delete it and featurise again"
 
 
-def _refuse_others(folder: Path, config: FeatureConfig, n_per_shard: int) -> None:
-    for path in sorted(folder.glob("features-*.safetensors"))[:1]:
+def _refuse_others(folder: Path, config: FeatureConfig, n_per_shard: int, first: str) -> None:
+    """``first``: path of the first recording, by which a manifest that grew is told from another one."""
+    for path in _ours(folder, SHARD)[:1]:
         try:
             header = _header(path)
-        except (OSError, ValueError):
+            rows = [Row(*row) for row in header["rows"]]
+        except (OSError, LookupError, TypeError, ValueError):
             continue  # it is computed again
         if header["features"] != config.model_dump(mode="json"):
             raise ValueError(f"{folder}: holds features of another front end; give another --out")
@@ -265,10 +269,21 @@ def _refuse_others(folder: Path, config: FeatureConfig, n_per_shard: int) -> Non
                 f"{folder}: holds shards of {header['n_per_shard']} recordings, not {n_per_shard}; give that, or "
                 "another --out"
             )
+        if path.name == _name(0) and rows and rows[0].path != first:
+            raise ValueError(
+                f"{folder}: holds features of other recordings, first {rows[0].path} and here {first}, and they would "
+                "be overwritten; give another --out"
+            )
 
 
 def _name(k: int) -> str:
-    return f"features-{k:06d}.safetensors"
+    return f"features-{k:06d}{SHARD}"
+
+
+def _ours(folder: Path, suffix: str) -> list[Path]:
+    """The files that ``write_shards`` named, in order, and no other that is like them."""
+    found = folder.glob(f"features-*{suffix}")
+    return sorted(path for path in found if path.name[len("features-") : -len(suffix)].isdecimal())
 
 
 Listed = tuple[str, float, float | None]  # a path as the manifest has it, start_s, end_s
@@ -286,14 +301,15 @@ def _write_shard(
     config: FeatureConfig, path: Path, root: Path, n_per_shard: int, listed: list[Listed]
 ) -> ShardLine:
     """One shard, unless it is there; run by a worker."""
-    identity = _identity(config, root, listed)
+    n_bytes = [_n_bytes(root / name) for name, _, _ in listed]
+    identity = _identity(config, listed, n_bytes)
     kept = _read_whole(path, identity)
-    if kept is not None:
+    if kept is not None and not _was_out_of_reach(path, n_bytes):
         return kept
-    given_up, tries = _given_up(path.with_suffix(".tries"))
+    given_up, tries = _given_up(path.with_suffix(TRIES))
     arrays: list[Float32] = []
     rows: list[Row] = []
-    with path.with_suffix(".tries").open("ab", buffering=0) as notes:
+    with path.with_suffix(TRIES).open("ab", buffering=0) as notes:
         notes.write(f"{tries}\n".encode())
         for k, (name, start_s, end_s) in enumerate(listed):
             features, content, problem = None, "", f"{name}: {CRASHED}"
@@ -316,7 +332,7 @@ def _write_shard(
     header["checksum"] = _checksum(header, frames, offsets)
     text = json.dumps(header, sort_keys=True)
     write_atomic(path, save({"frames": frames, "offsets": offsets}, metadata={"vagitus": text}))
-    path.with_suffix(".tries").unlink()
+    path.with_suffix(TRIES).unlink(missing_ok=True)
     return _line(path, header, offsets)
 
 
@@ -328,9 +344,11 @@ def _featurised(stretch: Stretch, config: FeatureConfig) -> tuple[Float32 | None
             content = content_hash(stretch.path)
             features = featurise_file(stretch.path, config, start_s=stretch.start_s, end_s=stretch.end_s)
         except FileNotFoundError:
-            problem = f"{stretch.path}: no such file"
+            content, problem = "", f"{stretch.path}: no such file"
         except AudioError as error:
             problem = str(error)
+        except OSError as error:
+            content, problem = "", f"{stretch.path}: {error.strerror or error}"
         except Exception as error:  # of a decoder, at one recording among a million
             problem = f"{stretch.path}: {type(error).__name__}: {error}"
         else:
@@ -349,9 +367,17 @@ def _given_up(path: Path) -> tuple[set[int], int]:
     return {k for k in places if places.count(k) >= N_TRIES}, len(ended_at)
 
 
-def _identity(config: FeatureConfig, root: Path, listed: list[Listed]) -> str:
+def _was_out_of_reach(path: Path, n_bytes: list[int]) -> bool:
+    """Whether a file is there now that could not be read at all when a shard was written."""
+    rows = [Row(*row) for row in _header(path)["rows"]]
+    return any(
+        n >= 0 and not row.content and not row.problem.endswith(CRASHED)
+        for row, n in zip(rows, n_bytes, strict=True)
+    )
+
+
+def _identity(config: FeatureConfig, listed: list[Listed], n_bytes: list[int]) -> str:
     """A hash of what a shard is made from, as far as that is known without reading the recordings."""
-    n_bytes = [_n_bytes(root / name) for name, _, _ in listed]
     facts = [SHARD_FORMAT, FEATURES_VERSION, config.model_dump(mode="json"), listed, n_bytes]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -407,14 +433,18 @@ def _read_head(path: Path) -> tuple[dict[str, Any], int]:
         n_bytes = int.from_bytes(file.read(8), "little")
         if n_bytes > MAX_HEADER_BYTES:
             raise ValueError(f"{path}: not a safetensors file; featurise again")
-        return dict(json.loads(file.read(n_bytes))), 8 + n_bytes
+        try:
+            return dict(json.loads(file.read(n_bytes))), 8 + n_bytes
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a safetensors file ({error}); featurise again") from error
 
 
 def _offsets(path: Path, line: ShardLine) -> NDArray[np.int64]:
     start = _start(path, "offsets", "I64", (line.n_recordings + 1,))
     with path.open("rb") as file:
         offsets = np.fromfile(file, "<i8", line.n_recordings + 1, offset=start)
-    if len(offsets) <= line.n_recordings or offsets[0] != 0 or offsets[-1] != line.n_frames:
+    ends = len(offsets) > line.n_recordings and (offsets[0], offsets[-1]) == (0, line.n_frames)
+    if not ends or (np.diff(offsets) < 0).any():
         raise ValueError(f"{path}: its recordings are not those of the index; featurise again")
     return offsets
 
@@ -423,13 +453,16 @@ def _frames(path: Path, shape: tuple[int, int]) -> Float32:
     start = _start(path, "frames", "F32", shape)
     if 0 in shape:  # nothing to map
         return np.zeros(shape, np.float32)
+    if path.stat().st_size < start + 4 * shape[0] * shape[1]:
+        raise ValueError(f"{path}: is cut short; delete it and featurise again")
     return np.memmap(path, "<f4", "r", start, shape)
 
 
 def _start(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> int:
     """Where a tensor begins in its file."""
     head, start = _read_head(path)
-    place = head.get(name)
-    if not isinstance(place, dict) or (place.get("dtype"), place.get("shape")) != (dtype, list(shape)):
-        raise ValueError(f"{path}: does not hold what the index says; featurise again")
-    return start + int(place["data_offsets"][0])
+    match head.get(name):
+        case {"dtype": found, "shape": n, "data_offsets": [int(first), int()]} if first >= 0:
+            if (found, n) == (dtype, list(shape)):
+                return start + first
+    raise ValueError(f"{path}: does not hold what the index says; featurise again")

@@ -1,18 +1,21 @@
 """A study: every arm on the same subject-disjoint folds, compared honestly, and killed without loss.
 
     recordings -> audit -> features -> folds -> arm x fold jobs -> calibration and threshold on the
-    training side -> predictions.csv -> intervals by subject -> model.safetensors, report.html
+    training side -> predictions.csv -> intervals by subject -> report.html
+                  -> the network that ranks its own dev parts best -> model.safetensors
 
 A job writes its scores to one file when it is done, and a job whose file is there is not done
 again; so a study that was killed goes on where it was. Jobs run in processes of one thread
 each, so that the numbers do not depend on how many processors there are.
+
+The model that is shipped is chosen by the training side alone (``choose_network``).
 """
 
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +24,11 @@ from typing import Any
 import numpy as np
 
 import vagitus
-from vagitus.arms import find_arm
+from vagitus.arms import TRAINED, find_arm
 from vagitus.arms.contract import Arm, Budget
-from vagitus.arms.network import compress_trained, dev_score, score_network, train_on_best_input
+from vagitus.arms.network import compress_trained, dev_score, network, score_network
 from vagitus.calibration import Calibrator
-from vagitus.checkpoint import ModelCard, load_model, save_model, trained_on
+from vagitus.checkpoint import ModelCard, load_model, read_card, save_model, trained_on
 from vagitus.compression import CompressConfig, compress_network
 from vagitus.config import to_toml
 from vagitus.dataset import Dataset
@@ -33,13 +36,13 @@ from vagitus.features import FeatureCache
 from vagitus.files import claim, content_hash, locked, working, write_atomic
 from vagitus.gains import gain_lines
 from vagitus.integrity import INPUTS, RECORD, record_inputs, seal
-from vagitus.jobs import Job, final_job, identify, run_jobs
+from vagitus.jobs import Job, final_fold, final_job, identify, run_jobs
 from vagitus.manifest import Manifest
-from vagitus.models import build_model
 from vagitus.plan import FULL, Announce, Plan, StudyConfig, audited, feature_tables, make_plan
 from vagitus.processes import n_processors
 from vagitus.ranks import from_first, joined, rank
 from vagitus.results import comparison_lines, decide_folds, finite, predictions_csv, settle, summary_lines
+from vagitus.splits import Fold
 from vagitus.tensor_train.compress import count_parameters, pack, packed_bytes
 from vagitus.training import Record
 
@@ -53,6 +56,7 @@ PRODUCTS = (
     "model.safetensors",
     "model.onnx",
 )
+RULE = "the network arm with the highest mean AUROC on its own dev parts, over folds and repeats; of equals the first"
 
 
 def run_study(
@@ -111,19 +115,59 @@ def run_study(
             for repeat, folds in enumerate(plan.repeats)
             for fold in folds
         ]
-        if "scratch" in config.arms:
-            jobs.append(final_job(plan.dataset, jobs[0].budget))
-        done = dict(run_jobs(plan.dataset, jobs, out / "work", n_workers or n_processors(), announce))
+        workers = n_workers or n_processors()
+        done = dict(run_jobs(plan.dataset, jobs, out / "work", workers, announce))
+        choice = choose_network(config, plan.repeats, done)
+        if choice:
+            announce(f"{choice['arm']} ranks its own dev parts best: to ship, it learns from all recordings")
+            final = final_job(plan.dataset, jobs[0].budget, choice["arm"])
+            done |= run_jobs(plan.dataset, [final], out / "work", workers, announce)
         announce("resampling subjects")
         results, table = _judge(config, plan, done, command)
-        if jobs[-1].ships:
-            results.append(_save_final(out, plan.dataset, done[jobs[-1].name], config, results))
+        if choice:
+            results.append(_save_final(out, plan.dataset, done[final.name], config, choice, results))
         results[0]["seconds"] = round(time.monotonic() - started, 1)
         write_atomic(out / "predictions.csv", table)
         write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
         record_inputs(out, plan.dataset.manifest)
         seal(out)
     return plan, results
+
+
+def choose_network(
+    config: StudyConfig, repeats: Iterable[Iterable[Fold]], done: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Which arm's network is shipped, told by the training side alone.
+
+    Every network arm has ranked recordings that its networks were not fitted to: the dev part of each member, in
+    every fold and repeat. The one with the highest mean AUROC there is taken, of equals the first in ``config.arms``.
+    Those AUROCs also picked epochs and rates, by the same budget for every arm: they compare arms, and flatter each.
+    No test score is read, or the report's figures of the chosen arm would flatter it too. Blends, probes and what is
+    adapted to a site are no single network and are not shipped.
+
+    Args:
+        repeats: the folds of each repeat.
+        done: what the jobs left, by their names.
+
+    Returns:
+        ``arm``, the ``rule``, and ``dev_auroc`` of every candidate; None where no arm is a network.
+    """
+    dev_auroc = {
+        arm: float(
+            np.mean(
+                [
+                    done[Job(arm, fold, config.budget).name]["chosen"]["dev_auroc"]
+                    for folds in repeats
+                    for fold in folds
+                ]
+            )
+        )
+        for arm in config.arms
+        if getattr(getattr(find_arm(arm), "fit", None), "func", None) in TRAINED
+    }
+    if not dev_auroc:
+        return None
+    return {"arm": max(dev_auroc, key=dev_auroc.__getitem__), "rule": RULE, "dev_auroc": dev_auroc}
 
 
 def _judge(
@@ -176,20 +220,13 @@ def train_model(
     with working(work, "a training") if is_first else nullcontext():
         dataset = from_first(plan_it).dataset
         budget = config.budget.model_copy(update={"seed": config.seed})
-        job = final_job(dataset, budget)
+        job = final_job(dataset, budget, "scratch")
         if is_first:
             announce("training")
         digests = {name: content_hash(table.path) for name, table in dataset.tables.items()}
         state = work / f"{identify(job, dataset, digests)}.state"  # of other recordings it would be no start
-        model, _, table = train_on_best_input(dataset, job.fold, budget, state, on_epoch=on_epoch)
-
-        def save() -> ModelCard:
-            logits = score_network(model, dataset, job.fold.dev, budget, table)
-            card = make_card(dataset, table, config, *settle(dataset, job.fold.dev, logits, config))
-            save_model(path, model, card)
-            return card
-
-        return from_first(save)
+        scores = network(dataset, job.fold, job.budget, state, model_name="res8", on_epoch=on_epoch)
+        return from_first(lambda: _save_network(path, dataset, job.arm, scores._asdict(), config))
 
 
 def compress_model(
@@ -237,7 +274,7 @@ def compress_model(
         )
         work = path.with_name(f"{path.stem}-work")
         dataset = _dataset_of(manifest, card, work, cache or work / "cache", n_workers, announce)
-        fold = final_job(dataset, budget).fold
+        fold = final_fold(dataset, seed)
         announce("compressing")
         small = compress_trained(
             model, config, dataset, fold, budget, work / "fine-tuning.state", table="study"
@@ -303,7 +340,7 @@ def make_card(
     threshold: float | None,
     **provenance: Any,
 ) -> ModelCard:
-    """The card of a res8 trained on ``table`` of this dataset.
+    """The card of a plain res8 trained on ``table`` of this dataset; of another network, ``replace`` says which.
 
     It lists hashes of the recordings, so that ``evaluate`` can refuse them.
     """
@@ -337,26 +374,70 @@ def _save_final(
     dataset: Dataset,
     result: dict[str, Any],
     config: StudyConfig,
+    choice: dict[str, Any],
     results: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write model.safetensors; its card carries the arm's cross-validated metrics, not its own."""
-    calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
-    summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == "scratch")
-    card = make_card(
+    arm = choice["arm"]
+    summary = next(line for line in results if line["kind"] == "summary" and line["arm"] == arm)
+    card = _save_network(
+        out / "model.safetensors",
         dataset,
-        result["table"],
+        arm,
+        result,
         config,
-        calibrator,
-        threshold,
         cross_validated=finite(summary["metrics"]),
         members_cross_validated=config.budget.n_members,
     )
-    model = build_model(card.model, **card.options)
-    model.load_state_dict(
-        {k.removeprefix("weights."): v for k, v in result.items() if k.startswith("weights.")}
+    return {"kind": "model", **choice, "file": "model.safetensors", "threshold": card.threshold}
+
+
+def _save_network(
+    path: Path,
+    dataset: Dataset,
+    arm: str,
+    scores: Mapping[str, Any],
+    config: StudyConfig,
+    **provenance: Any,
+) -> ModelCard:
+    """Write an arm's network, decided by its scores out of fold.
+
+    Args:
+        scores: of ``Scores``, by name, with a network.
+    """
+    made, row = scores["network"], find_arm(arm)
+    decided = settle(dataset, scores["dev_index"], scores["dev_logits"], config)
+    card = make_card(
+        dataset,
+        made.table,
+        config,
+        *decided,
+        arm=arm,
+        title=row.title,
+        chosen=finite(scores["chosen"]),
+        **provenance,
     )
-    save_model(out / "model.safetensors", model, card)
-    return {"kind": "model", "arm": "scratch", "file": "model.safetensors", "threshold": threshold}
+    begun = _begun_from(dataset.sources[made.table], card) if made.table in dataset.sources else {}
+    card = replace(
+        card,
+        model=made.name,
+        options=made.options,
+        compression=made.storage,
+        provenance=card.provenance | begun,
+    )
+    save_model(path, made.module, card)
+    return card
+
+
+def _begun_from(source: Path, card: ModelCard) -> dict[str, Any]:
+    """What a card says of the source model, as ``pretrain`` says it; what that one heard is not new to this one."""
+    earlier = dict(read_card(source).provenance)
+    heard = [card.provenance["trained_on"], earlier.pop("trained_on", "")]
+    return {
+        "trained_on": trained_on((), before=heard),
+        "started_from": content_hash(source),
+        "started_from_provenance": earlier,
+    }
 
 
 def _study_line(config: StudyConfig, plan: Plan, command: str, n_tested: int) -> dict[str, Any]:

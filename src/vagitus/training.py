@@ -302,7 +302,8 @@ def fit(
         {"rates": dict(rates)} if rates else {}
     )
     state = _TrainingState(model, objective, optimizer, identity)
-    if state_path is not None and state_path.exists():
+    # The first says for all: a network's file system may not yet show the others what it wrote.
+    if state_path is not None and from_first(state_path.exists):
         state.load(state_path)
     total_steps = config.epochs * steps_per_epoch
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:

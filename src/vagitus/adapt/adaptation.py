@@ -24,8 +24,8 @@ from vagitus.adapt.objective import Adaptation
 from vagitus.adapt.self_training import surest_of_each_class
 from vagitus.adapt.tent import LEAST_BATCH, scales_and_shifts, tent
 from vagitus.adapt.transport import check_domains, gaussian_map, linear_head, move_head
-from vagitus.pretrain import Encoder
 from vagitus.training import EVALUATION_BATCH, Record, TrainConfig, fit, score_recordings
+from vagitus.views import Encoder
 
 Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -8,11 +8,12 @@ study sets calibration and threshold on those, so that every arm is treated alik
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from torch import nn
 
 from vagitus.compression import CompressConfig
 from vagitus.pretrain import SELF_SUPERVISED
@@ -59,6 +60,24 @@ class Budget(BaseModel):
         return self
 
 
+class Network(NamedTuple):
+    """A trained network, and what a model file's card must say to rebuild it.
+
+    Attributes:
+        module: with its weights.
+        name: in MODELS.
+        options: what ``build_model`` takes.
+        table: of the dataset, which it hears.
+        storage: for ``ModelCard.compression``; {} of one that is not compressed.
+    """
+
+    module: nn.Module
+    name: str
+    options: dict[str, int]
+    table: str
+    storage: dict[str, Any]
+
+
 class Scores(NamedTuple):
     """What an arm gives back for one fold.
 
@@ -69,6 +88,7 @@ class Scores(NamedTuple):
         chosen: what was tuned on the training side, and its value.
         history: one record an epoch, with its ``member``; empty without one.
         n_parameters: numbers learned, of one member.
+        network: that scored, where it was one alone; None of several members, and of what is no network.
     """
 
     dev_index: NDArray[np.int64]
@@ -77,6 +97,7 @@ class Scores(NamedTuple):
     chosen: dict[str, float | str]
     history: list[Record]
     n_parameters: int
+    network: Network | None = None
 
 
 class Arm(NamedTuple):

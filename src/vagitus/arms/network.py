@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vagitus.arms.classical import inner_folds
-from vagitus.arms.contract import Budget, Scores
+from vagitus.arms.contract import Budget, Network, Scores
 from vagitus.augment import warp_matrices
 from vagitus.calibration import softmax
 from vagitus.compression import CompressConfig, Compressed, compress_network
@@ -25,14 +25,6 @@ from vagitus.transfer import freeze_up_to, layer_rates, new_task
 MEMBER_SEEDS = 1000  # seeds of one study's members do not meet those of the next seed's
 
 
-class Trained(NamedTuple):
-    """A network, how it got there, and which of the dataset's inputs it reads."""
-
-    model: nn.Module
-    history: list[Record]
-    table: str
-
-
 class _Members(NamedTuple):
     """The networks of one fold and input: their scores, averaged over members for the test recordings."""
 
@@ -42,6 +34,7 @@ class _Members(NamedTuple):
     history: list[Record]
     n_parameters: int
     chosen: dict[str, float | str]
+    last: Network
 
 
 def network(
@@ -52,10 +45,13 @@ def network(
     *,
     model_name: str,
     compressed: bool = False,
+    on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> Scores:
     """A network of MODELS trained from random weights, and compressed if so asked. See ``train_members``."""
     starts = dict.fromkeys(dataset.inputs)
-    return train_members(dataset, fold, budget, state_path, starts, model_name, compressed=compressed)
+    return train_members(
+        dataset, fold, budget, state_path, starts, model_name, compressed=compressed, on_epoch=on_epoch
+    )
 
 
 def train_members(
@@ -64,9 +60,11 @@ def train_members(
     budget: Budget,
     state_path: Path | None,
     starts: Mapping[str, nn.Module | None],
-    model_name: str = "",
+    model_name: str,
+    options: Mapping[str, int] | None = None,
     *,
     compressed: bool = False,
+    on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> Scores:
     """Networks of one kind, each with its own dev part, by every input and learning rate that may be chosen.
 
@@ -74,8 +72,11 @@ def train_members(
     their dev parts best on average.
 
     Args:
-        starts: the source model by the table that it reads; None for random weights of ``model_name``.
+        starts: the source model by the table that it reads; None for random weights.
+        model_name: of the networks, in MODELS.
+        options: that a source model was built with.
         compressed: make each member smaller by ``budget.compress``.
+        on_epoch: is given each epoch's record of the training, not of a compressed one's fine-tuning.
     """
     tried = [
         _members(
@@ -86,9 +87,11 @@ def train_members(
             ),
             state_path and state_path.with_name(f"{state_path.name} x{rate:g}"),
             model_name,
+            options or {},
             table,
             compressed,
             start,
+            on_epoch,
         )
         for table, start in starts.items()
         for rate in budget.rates
@@ -101,6 +104,7 @@ def train_members(
         chosen=best.chosen,
         history=best.history,
         n_parameters=best.n_parameters,
+        network=best.last if len(best.dev_index) == 1 else None,
     )
 
 
@@ -110,23 +114,26 @@ def _members(
     budget: Budget,
     state_path: Path | None,
     model_name: str,
+    options: Mapping[str, int],
     table: str,
     compressed: bool,
     start: nn.Module | None,
+    on_epoch: Callable[[Record], None],
 ) -> _Members:
     dev_index, dev_logits, test_logits, dev_auroc = [], [], [], []
     history: list[Record] = []
     sizes: list[int] = []
+    storage: dict[str, Any] = {}
     for member, part in enumerate(member_folds(dataset, fold, budget)):
         own = budget.model_copy(update={"seed": budget.seed * MEMBER_SEEDS + member})
         state = state_path and state_path.with_name(f"{state_path.name}{member} {table}")
         model, records = train_network(
-            dataset, part, own, state, model_name=model_name, table=table, start=start
+            dataset, part, own, state, model_name=model_name, table=table, start=start, on_epoch=on_epoch
         )
         n_parameters = count_parameters(model)
         if compressed:
             small = compress_trained(model, budget.compress, dataset, part, own, state, table)
-            model, n_parameters = small.model, small.n_parameters
+            model, n_parameters, storage = small.model, small.n_parameters, small.storage
             sizes.append(small.n_bytes)
             tuning = [record | {"epoch": record["epoch"] + len(records)} for record in small.history]
             records = [*records, *tuning]
@@ -144,7 +151,16 @@ def _members(
     }
     if sizes:
         chosen["mean_bytes"] = float(np.mean(sizes))
-    return _Members(dev_index, dev_logits, np.mean(test_logits, axis=0), history, n_parameters, chosen)
+    sizes_of_data = {"n_mels": dataset.tables[table].config.n_rows, "n_classes": dataset.n_classes}
+    return _Members(
+        dev_index,
+        dev_logits,
+        np.mean(test_logits, axis=0),
+        history,
+        n_parameters,
+        chosen,
+        Network(model, model_name, {**options, **sizes_of_data}, table, storage),
+    )
 
 
 def member_folds(dataset: Dataset, fold: Fold, budget: Budget) -> list[Fold]:
@@ -162,30 +178,15 @@ def member_folds(dataset: Dataset, fold: Fold, budget: Budget) -> list[Fold]:
 def score_network(
     model: nn.Module, dataset: Dataset, index: NDArray[np.int64], budget: Budget, table: str = "study"
 ) -> NDArray[np.float64]:
-    """Logits (n, n_classes) of the recordings at ``index``, the mean over each one's windows."""
+    """Logits (n, n_classes) of the recordings at ``index``, the mean over each one's windows; n may be 0."""
+    if not len(index):  # the model that is shipped has no test side
+        return np.empty((0, dataset.n_classes))
     return score_recordings(
         model,
         dataset.tables[table].take(index),
         window_frames=window_length(dataset, budget, table),
         precision=budget.train.precision,
     ).astype(np.float64)
-
-
-def train_on_best_input(
-    dataset: Dataset,
-    fold: Fold,
-    budget: Budget,
-    state_path: Path | None,
-    *,
-    on_epoch: Callable[[Record], None] = lambda record: None,
-) -> Trained:
-    """res8 trained once on each input; the one with the best epoch on ``fold.dev`` is kept."""
-    tried = []
-    for table in dataset.inputs:
-        state = state_path and state_path.with_name(f"{state_path.name} {table}")
-        model, history = train_network(dataset, fold, budget, state, table=table, on_epoch=on_epoch)
-        tried.append(Trained(model, history, table))
-    return max(tried, key=lambda trained: max(record["dev_score"] for record in trained.history))
 
 
 def train_network(

@@ -12,10 +12,10 @@ from vagitus.arms.classical import fit_tuned, ridge
 from vagitus.arms.contract import Budget, Scores
 from vagitus.arms.network import train_members, window_length
 from vagitus.dataset import Dataset
-from vagitus.pretrain import Encoder, TwoViews, ViewConfig, learn_from_views
 from vagitus.splits import Fold
 from vagitus.training import EVALUATION_BATCH, score_recordings
 from vagitus.transfer import load_source, random_frozen
+from vagitus.views import Encoder, TwoViews, ViewConfig, learn_from_views
 from vagitus.windows import cut_window
 
 PLAIN = " plain"  # of a table: the log-mel of a source's front end, from which views are made
@@ -32,8 +32,10 @@ def fine_tuned(
     compressed: bool = False,
 ) -> Scores:
     """A source model with a new head, nothing frozen: the thesis's transfer (arXiv:1906.10199)."""
-    model, _ = load_source(dataset.sources[source], dataset.tables[source].config)
-    return train_members(dataset, fold, budget, state_path, {source: model}, compressed=compressed)
+    model, card = load_source(dataset.sources[source], dataset.tables[source].config)
+    return train_members(
+        dataset, fold, budget, state_path, {source: model}, card.model, card.options, compressed=compressed
+    )
 
 
 def continued(
@@ -51,7 +53,7 @@ def continued(
     the thesis's (arXiv:2305.01578): elsewhere without labels, here without labels, here with labels.
     """
     table = dataset.tables[source]
-    model, _ = load_source(dataset.sources[source], table.config)
+    model, card = load_source(dataset.sources[source], table.config)
     heard = np.sort(np.concatenate([fold.train, fold.dev, fold.unlabelled]))
     views = TwoViews(
         dataset.tables[source + PLAIN].take(heard),
@@ -69,7 +71,9 @@ def continued(
         seed=budget.seed,
         state_path=state_path and state_path.with_name(f"{state_path.name} continued"),
     )
-    return train_members(dataset, fold, budget, state_path, {source: model}, compressed=compressed)
+    return train_members(
+        dataset, fold, budget, state_path, {source: model}, card.model, card.options, compressed=compressed
+    )
 
 
 def frozen(

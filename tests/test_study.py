@@ -24,7 +24,7 @@ from vagitus.features import FeatureCache
 from vagitus.files import locked
 from vagitus.jobs import Job
 from vagitus.manifest import Manifest
-from vagitus.plan import StudyConfig, make_folds, make_plan, order_classes
+from vagitus.plan import Plan, StudyConfig, make_folds, make_plan, order_classes
 from vagitus.predict import Predictor
 from vagitus.results import finite
 from vagitus.scale import cluster
@@ -259,6 +259,29 @@ def test_a_compressed_arm_ships_its_network_compressed(manifest: Manifest, folde
     assert count_parameters(model) == fold["n_parameters"]
     assert (ran.out / "model.safetensors").stat().st_size < 50_000
     export_onnx(ran.out / "model.safetensors", ran.out / "model.onnx", recordings=manifest.select([0, 1]))
+
+
+def test_what_finishes_a_study_is_written_while_it_holds_the_folder_and_before_the_seal(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def finish(plan: Plan) -> None:
+        (out / "note.txt").write_text(f"{len(plan.dataset)} recordings")
+        with pytest.raises(ValueError, match="a study is running here"), locked(out / "work", "a study"):
+            pass
+
+    run_study(
+        study_data.config(arms=("logmel+ridge",), n_folds=2),
+        manifest,
+        out,
+        positive="case",
+        cache=tmp_path / "cache",
+        command="vagitus study",
+        n_workers=1,
+        finish=finish,
+    )
+    assert "note.txt" in json.loads((out / "run.json").read_text())["files"]
 
 
 def test_a_second_run_does_no_job_again_and_ends_with_the_same_bytes(ran: Ran, manifest: Manifest) -> None:

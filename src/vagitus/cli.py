@@ -22,6 +22,7 @@ from vagitus.cli_scale import Scheduler, Workers, working_on
 
 if TYPE_CHECKING:
     from vagitus.manifest import Manifest
+    from vagitus.plan import Plan
 
 RESEARCH_ONLY = cli_device.RESEARCH_ONLY
 
@@ -201,7 +202,6 @@ def study(
     """Compare every arm on the same subject-disjoint folds and write a report."""
     from vagitus.config import checked, load_toml
     from vagitus.export import export_onnx
-    from vagitus.integrity import seal
     from vagitus.parity import ParityError
     from vagitus.plan import QUICK, StudyConfig
     from vagitus.report import write_report
@@ -258,8 +258,29 @@ def study(
     manifest, corpus_positive, corpus_front_end = _open(
         config.data, config.task, Path(config.root) if config.root else None
     )
+    report, exported = out / "report.html", True
     with working_on(scheduler, workers), _progress(as_json) as announce:
-        plan, results = run_study(
+
+        def finish(plan: "Plan") -> None:
+            nonlocal exported
+            announce("writing the report")
+            write_report(out, plan.dataset, plan.audit, with_audio=audio)
+            if not (out / "model.safetensors").exists():
+                return
+            announce("exporting the model")
+            recordings = plan.dataset.manifest
+            compared = range(0, len(recordings), -(-len(recordings) // N_COMPARED))
+            try:
+                export_onnx(
+                    out / "model.safetensors",
+                    out / "model.onnx",
+                    recordings=recordings.select(list(compared)),
+                )
+            except ParityError as error:  # hours of work stand all the same
+                print(f"vagitus: {error}; there is no model.onnx", file=sys.stderr)
+                exported = False
+
+        _, results = run_study(
             config,
             manifest,
             out,
@@ -269,20 +290,8 @@ def study(
             command=shlex.join(["vagitus", *sys.argv[1:]]),
             n_workers=workers or None,
             announce=announce,
+            finish=finish,
         )
-        model, exported = out / "model.safetensors", True
-        announce("writing the report")
-        report = write_report(out, plan.dataset, plan.audit, with_audio=audio)
-        if model.exists():
-            announce("exporting the model")
-            recordings = plan.dataset.manifest
-            compared = range(0, len(recordings), -(-len(recordings) // N_COMPARED))
-            try:
-                export_onnx(model, out / "model.onnx", recordings=recordings.select(list(compared)))
-            except ParityError as error:  # hours of work stand all the same
-                print(f"vagitus: {error}; there is no model.onnx", file=sys.stderr)
-                exported = False
-        seal(out)
     if as_json:
         print(
             json.dumps(

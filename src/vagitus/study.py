@@ -70,6 +70,7 @@ def run_study(
     command: str,
     n_workers: int | None = None,
     announce: Announce = lambda line: None,
+    finish: Callable[[Plan], None] = lambda plan: None,
 ) -> tuple[Plan, list[dict[str, Any]]]:
     """Run a study and write its folder: results.jsonl, predictions.csv, audit.json, recipe.toml, model.safetensors.
 
@@ -83,6 +84,7 @@ def run_study(
         command: the exact command, for the record.
         n_workers: processes; default one per processor.
         announce: is given one line of progress at a time.
+        finish: writes what else belongs to the folder, while no other run may write there and before it is sealed.
 
     Returns:
         The plan and the lines of results.jsonl.
@@ -130,6 +132,7 @@ def run_study(
         write_atomic(out / "predictions.csv", table)
         write_atomic(out / "results.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in results))
         record_inputs(out, plan.dataset.manifest)
+        finish(plan)
         seal(out)
     return plan, results
 

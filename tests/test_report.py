@@ -182,7 +182,11 @@ def make_study(
             "seconds": 1.5,
         }
     ]
-    records = [{"epoch": e, "lr": 0.1, "task": 1 / (e + 1), "dev_score": 0.5 + e / 10} for e in range(3)]
+    records = [
+        {"epoch": e, "lr": 0.1, "task": 1 / (e + 1), "dev_score": 0.5 + e / 10, "member": member}
+        for member in range(2)
+        for e in range(3)
+    ]
     for arm, predicted in predictions.items():
         for repeat, folds in enumerate(repeats):
             for fold in folds:
@@ -585,6 +589,9 @@ def test_the_page_names_the_shipped_model_and_its_choice(tmp_path: Path) -> None
 def test_training_curves_show_terms_and_dev_score(page: Page) -> None:
     assert "scratch, 3 folds" in page.text
     assert "Training loss, task" in page.text and "AUROC on the dev fold" in page.text
+    # A fold's networks are curves of their own, and which of them it is is no loss.
+    assert "Training loss, task of scratch over epochs, 6 networks; at the end" in page.source
+    assert "Training loss, member" not in page.text
 
 
 def test_more_classes_than_a_table_holds(tmp_path: Path) -> None:

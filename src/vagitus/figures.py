@@ -334,10 +334,15 @@ def training_plots(study: Study) -> list[Line]:
     found = []
     for rank, line in enumerate(study.summaries):
         arm = line["arm"]
-        histories = [fold["history"] for fold in study.folds if fold["arm"] == arm and fold.get("history")]
-        if not histories:
+        folds = [fold["history"] for fold in study.folds if fold["arm"] == arm and fold.get("history")]
+        if not folds:
             continue
-        terms = [name for name in histories[0][0] if name not in ("epoch", "lr", "dev_score")]
+        histories = [  # of each network: a fold has one for each member
+            [record for record in history if record.get("member") == member]
+            for history in folds
+            for member in dict.fromkeys(record.get("member") for record in history)
+        ]
+        terms = [name for name in histories[0][0] if name not in ("epoch", "lr", "dev_score", "member")]
         wanted = [(name, f"Training loss, {name}") for name in terms] + [
             ("dev_score", "AUROC on the dev fold")
         ]
@@ -354,13 +359,13 @@ def training_plots(study: Study) -> list[Line]:
                 lines,
                 study.style(arm),
                 value=value,
-                alt=f"{value} of {arm} over epochs in {len(lines)} folds; at the end between {min(last):.3g} and "
+                alt=f"{value} of {arm} over epochs, {len(lines)} networks; at the end between {min(last):.3g} and "
                 f"{max(last):.3g}.",
             )
             shown.append(
-                Plot(value, svg, "Thin: each fold. Thick: their mean, over the folds still in training.")
+                Plot(value, svg, "Thin: each network. Thick: their mean, over those still in training.")
             )
-        found.append({"arm": arm, "n_folds": len(histories), "plots": shown})
+        found.append({"arm": arm, "n_folds": len(folds), "plots": shown})
     return found
 
 

@@ -168,9 +168,11 @@ def choose_network(
         for arm in config.arms
         if getattr(getattr(find_arm(arm), "fit", None), "func", None) in TRAINED
     }
-    if not dev_auroc:
+    # A dev part of one class ranks nothing: an arm without a figure is not taken before one that has it.
+    known = {arm: value for arm, value in dev_auroc.items() if not np.isnan(value)} or dev_auroc
+    if not known:
         return None
-    return {"arm": max(dev_auroc, key=dev_auroc.__getitem__), "rule": RULE, "dev_auroc": dev_auroc}
+    return {"arm": max(known, key=known.__getitem__), "rule": RULE, "dev_auroc": dev_auroc}
 
 
 def _judge(

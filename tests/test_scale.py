@@ -26,6 +26,7 @@ from scale_jobs import (
     wait_for,
 )
 
+from vagitus.processes import LocalWorkers
 from vagitus.scale import Quarantined, cluster, spread
 
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -198,3 +199,12 @@ def test_a_worker_of_another_version_is_refused(local_cluster: Any, monkeypatch:
         pytest.raises(RuntimeError, match=r"has vagitus .*, here it is 0\.0\.1; install the same everywhere"),
     ):
         list(spread(square, [(1,)]))
+
+
+def test_a_worker_without_work_ends_by_itself_and_is_sent_no_signal() -> None:
+    workers = LocalWorkers(square, 1, at_once=True)
+    workers.give(0, [(3,)])
+    assert workers.wait() == [(0, [9])]
+    process = workers._workers[0].process
+    workers.close()
+    assert process.exitcode == 0  # 143 of one that was asked to end

@@ -160,7 +160,10 @@ class _Worker:
     def close(self, *, at_once: bool) -> None:
         self.connection.close()
         if at_once:
-            self.process.terminate()
+            if (
+                self.tickets
+            ):  # one without work ends by itself; a signal while it does so would print an error
+                self.process.terminate()
             self.process.join(END_S)
             self.process.kill()
         self.process.join()

@@ -35,8 +35,11 @@ from vagitus.training import CropBatches, Supervised, TrainConfig, fit
 
 FRONT_END = PRESETS["mfcc40"].vary(normalisation="mean")
 CLIP_S = 3.0
-N_CLIPS = {"res8": 384, "cnn14": 8}  # an epoch of a few seconds
-EPOCHS = {"res8": 5, "cnn14": 2}
+N_CLIPS = {
+    "res8": 384,
+    "cnn14": 32,
+}  # an epoch of a few seconds; at least one batch of the size that is trained with
+EPOCHS = {"res8": 5, "cnn14": 3}
 AUGMENTED = {"stretch": 0.1, "warp": 0.1, "shift_s": 0.1}
 
 

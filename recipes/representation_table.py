@@ -4,11 +4,13 @@ from typing import Any
 
 BASELINE = "scratch"
 SHOWN = {"auroc": "AUROC", "uar": "UAR"}
-PREFIX = "representation-"
+PREFIX = "representation-"  # then the corpus and the share of labels in percent
+COMMON = (0.1, 1.0)
 
 
 def overview(studies: dict[str, list[dict[str, Any]]]) -> str:
-    """A table a metric: arms down, studies across, each with its paired difference from ``scratch``.
+    """Arms down, studies across, each with its paired difference from ``scratch``: first the shares of labels that
+    every corpus was studied at, then label efficiency, all shares of a corpus that has more.
 
     Args:
         studies: lines by name, of the names that begin with PREFIX.
@@ -20,16 +22,41 @@ def overview(studies: dict[str, list[dict[str, Any]]]) -> str:
         "with its interval over seeds and subjects; in bold where that leaves out zero (not adjusted for the "
     )
     text += "number of arms; the lines hold p adjusted by Holm).\n"
+    corpora: dict[str, list[str]] = {}
+    for name in sorted(studies, key=lambda name: _share(studies[name])):
+        corpora.setdefault(_corpus(name), []).append(name)
+    text += _tables(
+        {n: studies[n] for names in corpora.values() for n in names if _share(studies[n]) in COMMON}
+    )
+    for corpus, names in corpora.items():
+        if any(_share(studies[name]) not in COMMON for name in names):
+            text += f"\n### Label efficiency: {corpus}\n\n"
+            text += "Labels of a share of the training side's subjects; every arm reads the same ones, and "
+            text += "those of a smaller share are among those of a larger.\n"
+            text += _tables({name: studies[name] for name in names})
+    return text
+
+
+def _tables(studies: dict[str, list[dict[str, Any]]]) -> str:
+    text = ""
     for metric, title in SHOWN.items():
         columns = {name: _column(lines, metric) for name, lines in studies.items()}
         arms = dict.fromkeys(arm for column in columns.values() for arm in column)
         rows = [
-            [title, *(f"{name.removeprefix(PREFIX)}, {_seeds(studies[name])}" for name in columns)],
+            [title, *(f"{_corpus(n)} {_share(lines):.0%}, {_seeds(lines)}" for n, lines in studies.items())],
             ["---"] * (1 + len(columns)),
         ]
         rows += [[f"`{arm}`", *(column.get(arm, "") for column in columns.values())] for arm in arms]
         text += "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return text
+
+
+def _corpus(name: str) -> str:
+    return name.removeprefix(PREFIX).rpartition("-")[0]
+
+
+def _share(lines: list[dict[str, Any]]) -> float:
+    return float(lines[0]["config"]["labelled_share"])
 
 
 def _seeds(lines: list[dict[str, Any]]) -> str:

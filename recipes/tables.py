@@ -428,7 +428,8 @@ def adaptation_cries_section(name: str) -> str:
 def training_speed_section(name: str) -> str:
     """Clips a second of the training loop beside the plain one."""
     rows = [
-        ["network", "plain loop, clips/s", "from cached features", "with augmentation", "from audio files"]
+        ["network", "plain loop, clips/s", "from cached features", "with augmentation", "from audio files"],
+        ["---"] * 5,
     ]
     for line in read_results(name):
         ratios = line["ratios"]

@@ -41,7 +41,16 @@ def config(**changes: object) -> StudyConfig:
 
 def dataset(folder: Path) -> Dataset:
     """With every table, source and embedding that any arm reads."""
-    arms = ("logmel+ridge", "svm", "scratch", "words", "speakers", "simclr+target", "encoder-probe")
+    arms = (
+        "logmel+ridge",
+        "svm",
+        "scratch",
+        "words",
+        "speakers",
+        "simclr+target",
+        "vicreg+target",
+        "encoder-probe",
+    )
     made = config(
         arms=arms,
         sources={name: str(source(folder / f"{name}.safetensors")) for name in SOURCES},

@@ -218,6 +218,12 @@ def test_continued_learning_hears_the_training_side_without_labels_and_never_the
     assert same == (part == "test")
 
 
+def test_continued_learning_is_by_the_method_of_its_source(scores: dict[str, Scores]) -> None:
+    # The dataset's sources all hold the same weights: what differs is how they went on.
+    assert np.array_equal(scores["simclr"].test_logits, scores["vicreg"].test_logits)
+    assert not np.allclose(scores["simclr+target"].test_logits, scores["vicreg+target"].test_logits)
+
+
 def test_of_several_learning_rates_the_one_that_ranks_the_dev_part_best_is_taken(
     dataset: Dataset, fold: Fold
 ) -> None:

@@ -15,9 +15,9 @@ import pytest
 import study_data
 import torch
 
-from vagitus.arms import find_arm
+from vagitus.arms import SHIPPED_SOURCES, SOURCES, find_arm
 from vagitus.arms.contract import Arm
-from vagitus.checkpoint import load_model, save_model, trained_on
+from vagitus.checkpoint import WEIGHTS, load_model, save_model, trained_on
 from vagitus.compression import CompressConfig
 from vagitus.corpora.simulated import generate
 from vagitus.export import export_onnx
@@ -468,6 +468,10 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
         ({"budget": {"seed": 3}}, "the seed stands at the top"),
         ({"budget": {"n_members": 6}}, "6 members need as many inner folds, got 5"),
         ({"sources": {"word": "x.safetensors"}}, "no source 'word'; choose from words"),
+        (
+            {"arms": ("vicreg+target",)},
+            "'vicreg', which does not come with this package.* --source vicreg=FILE",
+        ),
         ({"arms": ("encoder-probe",)}, "a probe of an encoder needs the encoder"),
         ({"arms": ("ge2e-probe",), "encoder": "onnx:x.onnx"}, "ge2e-probe needs encoder = 'ge2e:FILE'"),
         ({"labelled_share": 0}, "labelled_share"),
@@ -478,6 +482,10 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
 def test_a_study_that_cannot_be_is_refused_before_it_starts(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudyConfig.model_validate({"data": "x.csv", **changes})
+
+
+def test_every_source_that_a_study_needs_no_file_for_is_shipped() -> None:
+    assert {name for name in SOURCES if (WEIGHTS / f"{name}-res8.safetensors").exists()} == {*SHIPPED_SOURCES}
 
 
 def test_a_source_that_heard_the_studys_recordings_is_refused(manifest: Manifest, folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, SOURCES, find_arm
+from vagitus.arms import ARMS, BLENDS, DEFAULT_ARMS, SHIPPED_SOURCES, SOURCES, find_arm
 from vagitus.arms.adapted import PREFIX, check_targets
 from vagitus.arms.contract import Arm, Blend, Budget
 from vagitus.arms.transferred import PLAIN, continued
@@ -112,6 +112,13 @@ class StudyConfig(BaseModel):
         unknown = [name for name in self.sources if name not in SOURCES]
         if unknown:
             raise ValueError(f"no source {unknown[0]!r}; choose from {', '.join(SOURCES)}")
+        given = {*self.sources, *SHIPPED_SOURCES}
+        missing = [name for name in SOURCES if name in _fronts(self.arms) - given]
+        if missing:
+            raise ValueError(
+                f"an arm begins with the source {missing[0]!r}, which does not come with this package; make one with "
+                f"`vagitus pretrain --task {missing[0]}` and name its file: --source {missing[0]}=FILE"
+            )
         if "encoder" in _fronts(self.arms) and not self.encoder:
             raise ValueError("a probe of an encoder needs the encoder: encoder = 'ge2e:FILE' or 'onnx:FILE'")
         if "ge2e-probe" in self.arms and not self.encoder.startswith("ge2e:"):
@@ -264,11 +271,7 @@ def front_ends(
 
 
 def source_files(config: StudyConfig) -> dict[str, Path]:
-    """The model files that this study's arms begin with, by the name of the source.
-
-    Raises:
-        ValueError: a source that neither the study names nor the package holds.
-    """
+    """The model files that this study's arms begin with, by the name of the source."""
     return {
         name: Path(config.sources[name]) if name in config.sources else shipped(f"{name}-res8")
         for name in SOURCES

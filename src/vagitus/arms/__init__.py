@@ -50,6 +50,16 @@ ARMS: dict[str, Arm] = {
         "simclr",
         partial(continued, source="simclr"),
     ),
+    "vicreg": Arm(
+        "res8 that learned from sounds without labels by VICReg, then fine-tuned",
+        "vicreg",
+        partial(fine_tuned, source="vicreg"),
+    ),
+    "vicreg+target": Arm(
+        "res8 that learned from sounds without labels by VICReg, the training side's own too, then fine-tuned",
+        "vicreg",
+        partial(continued, source="vicreg"),
+    ),
     "words-frozen": Arm(
         "ridge on features of the res8 that learned words",
         "words",
@@ -64,8 +74,9 @@ ARMS: dict[str, Arm] = {
     "ge2e-probe": Arm("ridge on embeddings of the GE2E speaker encoder", "encoder", encoder_probe),
 }
 
-# Source models that the arms above begin with: shipped files of these names, unless a study names others.
-SOURCES = ("words", "speakers", "simclr")
+# Source models that the arms above begin with: files that a study names, or those that come with the package.
+SOURCES = ("words", "speakers", "simclr", "vicreg")
+SHIPPED_SOURCES = ("words", "simclr")
 
 # What a study compares unless told otherwise: the baselines and the network that needs least.
 DEFAULT_ARMS = ("prevalence", "lookup", "logmel+ridge", "svm", "scratch", "blend")

@@ -47,10 +47,11 @@ def continued(
     source: str,
     compressed: bool = False,
 ) -> Scores:
-    """The same after more learning without labels, by SimCLR, from all recordings of the training side.
+    """The same after more learning without labels from all recordings of the training side, by the source's method.
 
-    Recordings whose labels are withheld are heard too; those of the test side are not. The three stages are
-    the thesis's (arXiv:2305.01578): elsewhere without labels, here without labels, here with labels.
+    ``source`` is a row of ``views.METHODS``. Recordings whose labels are withheld are heard too; those of the
+    test side are not. The three stages are the thesis's (arXiv:2305.01578): elsewhere without labels, here without
+    labels, here with labels.
     """
     table = dataset.tables[source]
     model, card = load_source(dataset.sources[source], table.config)
@@ -65,7 +66,7 @@ def continued(
     )
     learn_from_views(
         model,
-        "simclr",
+        source,
         views,
         budget.continued,
         seed=budget.seed,

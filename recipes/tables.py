@@ -4,7 +4,6 @@ A table stands between two markers, ``<!-- table NAME -->`` and ``<!-- end -->``
 replaced. RESULTS.md is written whole.
 """
 
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -12,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cry_tables import SECTIONS as CRY_SECTIONS
-from representation_table import PREFIX, overview
+from drawing import panels, save_svg
+from representation_table import PREFIX, overview, plot_label_efficiency
 
 from vagitus.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
+DOCS = ROOT / "docs"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 SHOWN = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "uar": "UAR", "brier": "Brier"}
 MARKED = re.compile(r"(<!-- table ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -142,19 +143,11 @@ def smaller_section(name: str) -> str:
 
 def plot_smaller(name: str) -> None:
     """AUROC against bytes, one panel a network, one line a way."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = name  # the same lines give the same file
-    from matplotlib import pyplot
-
     lines = read_results(name)
     models = list(dict.fromkeys(line["model"] for line in lines))
     families = ("tt rank", "low_rank rank", "prune", "tt searched")
-    figure, panels = pyplot.subplots(
-        1, len(models), figsize=(5.2 * len(models), 4), sharey=True, squeeze=False
-    )
-    for panel, model in zip(panels[0], models, strict=True):
+    figure, axes = panels(len(models), width=5.2)
+    for panel, model in zip(axes, models, strict=True):
         own = [line for line in lines if line["model"] == model]
         for way, marker in (("dense", "*"), ("dense int8", "P")):
             line = next(line for line in own if line["way"] == way)
@@ -171,13 +164,9 @@ def plot_smaller(name: str) -> None:
                 panel.plot(x, y, dashes, marker="o", ms=4, color=f"C{color}", label=family + suffix)
         panel.set(xscale="log", xlabel="kB of weights", title=model)
         panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("AUROC, subjects kept apart")
-    panels[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    write_atomic(ROOT / "docs" / f"{name}.svg", buffer.getvalue())
+    axes[0].set_ylabel("AUROC, subjects kept apart")
+    axes[-1].legend(fontsize=8)
+    save_svg(figure, DOCS / f"{name}.svg")
 
 
 def robustness_section(name: str) -> str:
@@ -536,6 +525,8 @@ def write_tables() -> None:
     made = [size_section(name) if name in SIZES else SECTIONS[kinds[name]](name) for name in names]
     learned_elsewhere = {name: read_results(name) for name in names if name.startswith(PREFIX)}
     write_atomic(ROOT / "RESULTS.md", HEAD + overview(learned_elsewhere) + "".join(made))
+    for corpus, figure in plot_label_efficiency(learned_elsewhere).items():
+        save_svg(figure, DOCS / f"label-efficiency-{corpus}.svg")
     for name in names:
         if kinds[name] == "compression":
             plot_smaller(name)

@@ -16,16 +16,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from tables import ROOT
 
 from vagitus.arms import find_arm
 from vagitus.arms.contract import Arm
 from vagitus.audio import AudioError, read
 from vagitus.augment import store_16_bits
-from vagitus.calibration import softmax
 from vagitus.config import read_toml
 from vagitus.corpora import find_corpus, load_corpus
 from vagitus.dataset import Dataset
@@ -34,7 +35,7 @@ from vagitus.files import atomic_path, write_atomic
 from vagitus.jobs import Job, run_jobs
 from vagitus.manifest import Manifest, build_manifest
 from vagitus.plan import StudyConfig, embed, feature_tables, make_plan
-from vagitus.results import finite
+from vagitus.results import decide, finite, settle
 from vagitus.robustness import (
     CLEAN,
     GAUSSIAN,
@@ -42,6 +43,7 @@ from vagitus.robustness import (
     Condition,
     Sweep,
     curves,
+    join,
     noise_pool,
     perturbations,
     robustness_lines,
@@ -115,35 +117,27 @@ def main() -> None:
     dataset = enlarged(clean, kept, cache, config.encoder, n_workers)
     rows_of_arms = {name: find_arm(name) for name in config.arms}
     arms = [name for name, row in rows_of_arms.items() if isinstance(row, Arm) and row.front_end]
-    folds, order = [], []
+    folds, rows_of_folds = [], []
     for fold in plan.repeats[0]:
         places = [i for i, row in enumerate(kept) if row in set(fold.test.tolist())]
-        order += places
+        rows_of_folds.append(np.array(list(kept))[places])
         test = np.concatenate([n_clean + place * len(wanted) + np.arange(len(wanted)) for place in places])
         folds.append(fold._replace(test=test))
     jobs = [Job(arm, fold, config.budget) for arm in arms for fold in folds]
-    scores = dict(run_jobs(dataset, jobs, OUT / "work", n_workers, lambda text: print(text, flush=True)))
-    rows = np.array([list(kept)[place] for place in order])
-    by_row = np.argsort(rows)
-    logits = {}
-    for arm in arms:
-        per_fold = [
-            scores[job.name]["test_logits"].reshape(-1, len(wanted), clean.n_classes)
-            for job in jobs
-            if job.arm == arm
+    done = dict(run_jobs(dataset, jobs, OUT / "work", n_workers, lambda text: print(text, flush=True)))
+    parts = []
+    for fold, own in zip(folds, rows_of_folds, strict=True):
+        answers = {arm: _answer(dataset, done[Job(arm, fold, config.budget).name], config) for arm in arms}
+        by_condition = [
+            {
+                arm: answer[i].reshape(len(own), len(wanted), *answer[i].shape[1:]).swapaxes(0, 1)
+                for arm, answer in answers.items()
+            }
+            for i in range(3)
         ]
-        logits[arm] = np.concatenate(per_fold)[by_row].transpose(1, 0, 2)
-    rows = rows[by_row]
-    # Thresholds are not compared here: the area under the ROC curve needs logits alone.
-    found = Sweep(
-        wanted,
-        rows,
-        clean.class_names,
-        logits,
-        {arm: softmax(x) for arm, x in logits.items()},
-        {arm: x.argmax(axis=2) for arm, x in logits.items()},
-        {},
-    )
+        parts.append(Sweep(wanted, own, clean.class_names, *by_condition, {}))
+    found = join(parts)
+    rows = found.rows
     labels, groups = clean.labels[rows], clean.groups[rows]
     made = curves(found, labels, groups, metric="auroc", baseline=BASELINE, n_resamples=1000)
     about = {
@@ -160,6 +154,17 @@ def main() -> None:
     lines = (about, *robustness_lines(made))
     path = ROOT / "recipes" / "results" / f"{NAME}.jsonl"
     write_atomic(path, "".join(json.dumps(finite(line)) + "\n" for line in lines))
+
+
+def _answer(dataset: Dataset, result: dict[str, Any], config: StudyConfig) -> tuple[NDArray[Any], ...]:
+    """Logits, probabilities and decisions of a fold's test side, calibrated on its training side.
+
+    Each fold's network has a scale of its own: only calibrated scores can be ranked together.
+    """
+    logits = result["test_logits"]
+    calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
+    probabilities = calibrator.apply(logits)
+    return logits, probabilities, decide(logits, probabilities, threshold)
 
 
 def enlarged(

@@ -47,6 +47,7 @@ def dataset(folder: Path) -> Dataset:
         "scratch",
         "words",
         "speakers",
+        "gender",
         "simclr+target",
         "vicreg+target",
         "encoder-probe",

@@ -14,9 +14,11 @@ from vagitus.arms.contract import Arm, Scores
 from vagitus.arms.network import score_network, train_network
 from vagitus.checkpoint import load_model
 from vagitus.dataset import Dataset, write_feature_table
+from vagitus.jobs import final_job
 from vagitus.models import build_model
 from vagitus.splits import Fold, fewer_subjects, grouped_folds
 from vagitus.tensor_train.compress import Plan, retensorize
+from vagitus.views import describe_collapse
 
 NAMES = [*ARMS, "scratch+compressed", "gru+compressed"]
 
@@ -218,10 +220,25 @@ def test_continued_learning_hears_the_training_side_without_labels_and_never_the
     assert same == (part == "test")
 
 
+def test_what_is_shipped_reads_no_more_labels_than_the_share(dataset: Dataset) -> None:
+    whole, half = (
+        final_job(dataset, study_data.BUDGET, "scratch", labelled_share=share).fold for share in (1.0, 0.5)
+    )
+    assert len(whole.unlabelled) == 0 and len(whole.train) + len(whole.dev) == len(dataset)
+    read = np.concatenate([half.train, half.dev])
+    assert len(np.unique(dataset.groups[read])) == 12  # of 24
+    assert not np.isin(dataset.groups[half.unlabelled], dataset.groups[read]).any()
+    assert len(read) + len(half.unlabelled) == len(dataset) and len(half.test) == 0
+
+
 def test_continued_learning_is_by_the_method_of_its_source(scores: dict[str, Scores]) -> None:
     # The dataset's sources all hold the same weights: what differs is how they went on.
     assert np.array_equal(scores["simclr"].test_logits, scores["vicreg"].test_logits)
     assert not np.allclose(scores["simclr+target"].test_logits, scores["vicreg+target"].test_logits)
+    for arm in ("simclr+target", "vicreg+target"):
+        chosen = scores[arm].chosen
+        diversity = {name: float(chosen[name]) for name in ("feature_rank", "feature_spread")}
+        assert diversity["feature_rank"] > 0 and chosen.get("collapse", "") == describe_collapse(diversity)
 
 
 def test_of_several_learning_rates_the_one_that_ranks_the_dev_part_best_is_taken(

@@ -255,17 +255,22 @@ def test_a_source_is_an_arm_of_a_study_of_other_recordings_only(folder: Path, tm
     others = ("--keep-out", folder / "manifest.csv")
     learned = vagitus("pretrain", elsewhere, "--task", "speakers", "--epochs", "1", *others, *learning)
     assert learned.returncode == 0, learned.stderr
-    assert json.loads(learned.stdout)["model"] == str(model) and model.is_file()
+    assert json.loads(learned.stdout)["model"] == str(model)
+    written = model.read_bytes().decode("latin1")
+    assert str(tmp_path) not in written and "--keep-out manifest.csv" in written and "versions" in written
     recipe = tmp_path / "study.toml"
     recipe.write_text(
         "[budget]\nn_inner_folds = 2\nn_members = 1\n[budget.train]\nepochs = 1\nwindow_s = 1.0\n"
         "[budget.continued]\nepochs = 1\nbatch_size = 4\n"
     )
-    options: tuple[str | Path, ...] = ("--recipe", recipe, "--arms", "speakers,simclr+target", "--folds", "2")
-    options += ("--source", f"speakers={model}", "--source", f"simclr={model}")
+    options: tuple[str | Path, ...] = ("--recipe", recipe, "--arms", "speakers", "--folds", "2")
+    options += ("--source", f"speakers={model}")
     out = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--json")
     ran = vagitus("study", folder / "manifest.csv", *options, *out)
     assert ran.returncode == 0, ran.stderr
-    assert [line["arm"] for line in json.loads(ran.stdout)["summary"]] == ["speakers", "simclr+target"]
+    assert [line["arm"] for line in json.loads(ran.stdout)["summary"]] == ["speakers"]
+    other = ("--arms", "simclr+target", "--source", f"simclr={model}", *out)
+    wrong = refused(vagitus("study", folder / "manifest.csv", "--recipe", recipe, *other))
+    assert "learned speakers, and cannot be the source 'simclr'; give it as --source speakers=" in wrong
     same = refused(vagitus("study", elsewhere, *options, "--out", tmp_path / "again", *out[2:]))
     assert "source.safetensors) was trained on this recording and 47 more of these 48" in same

@@ -14,7 +14,7 @@ import soundfile
 
 from vagitus import audio, corpora
 from vagitus.audio import AudioError
-from vagitus.corpora import CORPORA, donateacry, fetch_corpus, find_corpus, load_corpus
+from vagitus.corpora import CORPORA, all_recordings, donateacry, fetch_corpus, find_corpus, load_corpus
 from vagitus.corpora.corpus import Corpus, audio_files
 from vagitus.features import PRESETS
 from vagitus.manifest import Manifest, read_manifest, write_manifest
@@ -648,6 +648,9 @@ def test_sprsound_adventitious_leaves_out_poor_quality_and_counts_it(tmp_path: P
     )
     record = load_corpus("sprsound", root=tmp_path, task="record")
     assert Counter(record.label.tolist()) == {"Normal": 1, "CAS & DAS": 1, "DAS": 1, "Poor Quality": 1}
+    whole = all_recordings("sprsound", root=tmp_path)
+    assert sorted(whole.path.tolist()) == sorted(record.path.tolist()) and len(whole) > len(manifest)
+    assert by_path(whole, "subject") == by_path(record, "subject") and np.isnan(whole.end_s).all()
 
 
 def test_sprsound_events_are_stretches_in_seconds(tmp_path: Path) -> None:

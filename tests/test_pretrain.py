@@ -386,6 +386,8 @@ def test_diversity_of_known_features() -> None:
     assert diversity(torch.ones(4, 3)) == {"feature_rank": 0.0, "feature_spread": 0.0}
     cone = 100 + torch.cat([torch.eye(3), -torch.eye(3)])
     assert "spread is 0.0" in describe_collapse(diversity(cone))
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        diversity(torch.tensor([[1.0, 2.0], [torch.inf, 3.0], [4.0, 5.0]]))
 
 
 def pretrain_views(folder: Path, method: str = "simclr", name: str = "m", **how: Any) -> Any:

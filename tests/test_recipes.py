@@ -26,6 +26,8 @@ def test_a_recipe_of_pretrain_keeps_what_it_does_not_name_as_the_task_asks() -> 
     assert words.train == SUPERVISED.model_copy(update={"epochs": 3})
     views = PretrainConfig(data=("a.csv",), task="vicreg", train={"epochs": 3})
     assert views.train == SELF_SUPERVISED.model_copy(update={"epochs": 3})
+    with pytest.raises(ValueError, match="task"):
+        PretrainConfig.model_validate({"data": ["a.csv"], "task": ["simclr"]})
     assert SUPERVISED != SELF_SUPERVISED != TrainConfig()
 
 

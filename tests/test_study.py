@@ -499,6 +499,14 @@ def test_a_source_that_heard_the_studys_recordings_is_refused(manifest: Manifest
         run(manifest, folder / "learned", arms=("words",), sources={"words": str(path)})
 
 
+def test_a_layer_that_a_source_lacks_is_refused_before_any_feature(manifest: Manifest, folder: Path) -> None:
+    path, out = study_data.source(folder / "layers.safetensors"), folder / "layers"
+    budget = study_data.BUDGET.model_copy(update={"freeze_up_to": "convs.99"})
+    with pytest.raises(ValueError, match=r"no layer 'convs\.99'"):
+        run(manifest, out, arms=("words",), sources={"words": str(path)}, budget=budget)
+    assert not [*out.glob("work/features*")]
+
+
 def test_a_share_of_the_subjects_is_the_same_for_all_arms_and_said(manifest: Manifest, folder: Path) -> None:
     thin = run(manifest, folder / "thin", arms=FITTED, labelled_share=0.5, n_folds=2)
     notes = {(line["fold"], line["note"], line["n_train"] + line["n_dev"]) for line in thin.lines("fold")}

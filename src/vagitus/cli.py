@@ -184,7 +184,8 @@ def study(
             "--source",
             metavar="NAME=FILE",
             show_default=False,
-            help="A model of `pretrain` for the arms words, speakers or simclr. Default: those that come along.",
+            help="A model of `pretrain` for arms that begin with words, speakers, gender, simclr or vicreg. "
+            "Default for words and simclr: those that come along.",
         ),
     ] = None,
     encoder: Annotated[
@@ -495,7 +496,7 @@ def pretrain(
         str,
         typer.Option(
             "--keep-out",
-            help="The target's corpus or manifest: refused if any of it is among the recordings.",
+            help="The target's corpus, all its tasks, or manifest: refused if any of it is among the recordings.",
         ),
     ] = "",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default=False)] = None,
@@ -512,9 +513,10 @@ def pretrain(
 ) -> int:
     """Learn a source model from adult speech, or from any sound without labels."""
     from vagitus.config import checked, load_toml
-    from vagitus.corpora import CORPORA
+    from vagitus.corpora import CORPORA, all_recordings
     from vagitus.features import PRESETS
     from vagitus.pretrain import TASKS, PretrainConfig, pretrain_selfsupervised, pretrain_supervised
+    from vagitus.study import versions
 
     given = load_toml(recipe) if recipe else {}
     options: dict[str, Any] = {
@@ -542,6 +544,11 @@ def pretrain(
     def opened(name: str, task: str = "") -> "Manifest":
         return _open(name, task, Path(config.root) if config.root else None)[0]
 
+    def kept_out(name: str) -> "Manifest":
+        # What one task leaves out, another may test on.
+        whole = Path(config.root) if config.root else None
+        return all_recordings(name, root=whole) if name in CORPORA else opened(name)
+
     # A corpus that has no such task is opened by its own; its speakers, words or nothing at all are read then.
     manifests = [
         opened(name, config.task if name in CORPORA and config.task in CORPORA[name].tasks else "")
@@ -554,8 +561,8 @@ def pretrain(
         "config": config.train,
         "seed": config.seed,
         "n_workers": workers or None,
-        "test": opened(config.keep_out) if config.keep_out else None,
-        "record": {"command": shlex.join(["vagitus", *sys.argv[1:]])},
+        "test": kept_out(config.keep_out) if config.keep_out else None,
+        "record": {"command": _told(sys.argv[1:]), "versions": versions()},
     }
     if not is_supervised:
         how |= {
@@ -764,6 +771,15 @@ def _open(data: str, task: str, root: Path | None) -> "tuple[Manifest, str, str]
         opened = read_manifest(Path(data), root=root), "", ""
     _print_notes(opened[0])
     return opened
+
+
+def _told(arguments: list[str]) -> str:
+    """The command as a model file may carry it: of a path from the root of the disk the last name alone."""
+    told = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        told.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(["vagitus", *told])
 
 
 def _print_notes(manifest: "Manifest") -> None:

@@ -27,7 +27,7 @@ from vagitus.files import content_hash
 from vagitus.models import build_model
 from vagitus.plan import Announce
 from vagitus.scale import Quarantined, spread
-from vagitus.splits import Fold, grouped_folds, most_folds
+from vagitus.splits import Fold, fewer_subjects, grouped_folds, most_folds
 from vagitus.tensor_train.compress import Plan, retensorize
 
 DEV_FOLDS = 5  # the shipped model is trained on four fifths where the classes have subjects enough
@@ -47,18 +47,23 @@ class Job(NamedTuple):
         return f"{self.arm}, shipped" if self.ships else f"{self.arm} {self.fold.name}"
 
 
-def final_job(dataset: Dataset, budget: Budget, arm: str) -> Job:
-    """The fit of an arm's network that is shipped: one member, trained on all recordings but a dev fold."""
-    fold = final_fold(dataset, budget.seed)
+def final_job(dataset: Dataset, budget: Budget, arm: str, *, labelled_share: float = 1.0) -> Job:
+    """The fit of an arm's network that is shipped: one member, trained on all recordings but a dev fold.
+
+    Args:
+        labelled_share: of the subjects, whose labels may be read, as in a study.
+    """
+    fold = final_fold(dataset, budget.seed, labelled_share=labelled_share)
     return Job(arm, fold, budget.model_copy(update={"n_members": 1}), ships=True)
 
 
-def final_fold(dataset: Dataset, seed: int) -> Fold:
+def final_fold(dataset: Dataset, seed: int, *, labelled_share: float = 1.0) -> Fold:
     """All recordings, to train on but for a dev fold, which picks the epoch; the test side is empty."""
     n_folds = most_folds(dataset.labels, dataset.groups, DEV_FOLDS, seed=seed)
     first = grouped_folds(dataset.labels, dataset.groups, n_folds=n_folds, seed=seed)[0]
     train = np.sort(np.concatenate([first.train, first.dev]))
-    return Fold("all", train, first.test, np.empty(0, np.int64))
+    fold = Fold("all", train, first.test, np.empty(0, np.int64))
+    return fewer_subjects(fold, dataset.labels, dataset.groups, labelled_share, seed=seed)
 
 
 def run_jobs(

@@ -169,7 +169,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Args:
         z1, z2: (n, dim), n at least 2: with one recording there is nothing to tell it from, and the loss
             is 0 whatever the network does.
-        temperature: T > 0; .5 in the paper.
+        temperature: T > 0.
 
     Raises:
         ValueError: the shapes differ or are not 2-D, one recording, or a temperature that is not above 0.

@@ -31,6 +31,7 @@ from vagitus.splits import (
     predefined,
 )
 from vagitus.training import TrainConfig
+from vagitus.transfer import freeze_up_to, load_source
 
 # Of two classes the one that these words do not name is positive, unless --positive says otherwise.
 NEGATIVE_NAMES = frozenset(
@@ -171,6 +172,10 @@ def make_plan(
     make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
     sources = source_files(config)
     heard_by_sources = source_front_ends(sources, config.arms)
+    if config.budget.freeze_up_to:
+        for name, path in sources.items():
+            source, _ = load_source(path, heard_by_sources[name])
+            freeze_up_to(source, config.budget.freeze_up_to, n_mels=heard_by_sources[name].n_rows)
     encoder = config.encoder if "encoder" in _fronts(config.arms) else ""
     if encoder:
         open_encoder(encoder)
@@ -271,12 +276,25 @@ def front_ends(
 
 
 def source_files(config: StudyConfig) -> dict[str, Path]:
-    """The model files that this study's arms begin with, by the name of the source."""
-    return {
+    """The model files that this study's arms begin with, by the name of the source.
+
+    Raises:
+        ValueError: a file whose card says that it learned something else; or as ``read_card``.
+    """
+    files = {
         name: Path(config.sources[name]) if name in config.sources else shipped(f"{name}-res8")
         for name in SOURCES
         if name in _fronts(config.arms)
     }
+    for name, path in files.items():
+        provenance = read_card(path).provenance
+        learned = provenance.get("task") or provenance.get("method")
+        if learned not in (name, None):
+            way_out = (
+                f"give it as --source {learned}={path.name}" if learned in SOURCES else "give one that did"
+            )
+            raise ValueError(f"{path.name}: learned {learned}, and cannot be the source {name!r}; {way_out}")
+    return files
 
 
 def source_front_ends(sources: Mapping[str, Path], arms: tuple[str, ...]) -> dict[str, FeatureConfig]:

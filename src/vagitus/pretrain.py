@@ -137,7 +137,8 @@ class PretrainConfig(BaseModel):
     def _train_as_the_task_asks(cls, given: Any) -> Any:
         if not isinstance(given, dict) or not isinstance(given.get("train", {}), dict):
             return given
-        own = SELF_SUPERVISED if given.get("task") in METHODS else SUPERVISED
+        task = given.get("task")
+        own = SELF_SUPERVISED if isinstance(task, str) and task in METHODS else SUPERVISED
         return given | {"train": own.model_dump() | given.get("train", {})}
 
     @model_validator(mode="after")
@@ -221,9 +222,9 @@ def refuse_overlap(pretraining: Manifest, test: Manifest, *, n_workers: int = 1)
     """Refuse a pretraining set in which a target's test recordings, or their subjects, are heard.
 
     Recordings are compared by their sound: the same samples, or a fingerprint that matches and a waveform
-    that agrees (``vagitus.fingerprint``: codec, gain and crop do not hide it; under .75 s only the same
-    samples are found). Subjects are compared by name where both manifests start from one folder; elsewhere
-    two may share a name by chance. What cannot be read cannot be heard, and is passed over.
+    that agrees (``vagitus.fingerprint``: codec, gain and a crop of a second or more do not hide it; of less
+    only the same samples are surely found). Subjects are compared by name where both manifests start from one
+    folder; elsewhere two may share a name by chance. What cannot be read cannot be heard, and is passed over.
 
     Args:
         test: recordings that the target will be tested on.

@@ -121,8 +121,12 @@ def run_study(
         done = dict(run_jobs(plan.dataset, jobs, out / "work", workers, announce))
         choice = choose_network(config, plan.repeats, done)
         if choice:
-            announce(f"{choice['arm']} ranks its own dev parts best: to ship, it learns from all recordings")
-            final = final_job(plan.dataset, jobs[0].budget, choice["arm"])
+            announce(
+                f"{choice['arm']} ranks its own dev parts best: to ship, it is trained without a test side"
+            )
+            final = final_job(
+                plan.dataset, jobs[0].budget, choice["arm"], labelled_share=config.labelled_share
+            )
             done |= run_jobs(plan.dataset, [final], out / "work", workers, announce)
         announce("resampling subjects")
         results, table = _judge(config, plan, done, command)

@@ -72,7 +72,8 @@ class TrainConfig(BaseModel):
         loss: a name in LOSSES.
         balanced: draw every class equally often.
         window_s: length of the random crop that each training example is.
-        mask: SpecAugment strength, the largest share of bands and of frames hidden in a crop.
+        mask: SpecAugment strength, the largest share of rows and of frames hidden in a crop. Rows of MFCC are
+            coefficients: there, unlike in SpecAugment, no band is hidden but a part of the spectrum's shape.
         stretch: a crop is slowed or hurried by up to this share of its length.
         warp: its bands are moved up or down by up to this share of their frequency, as another vocal tract would.
         shift_s: a recording that is hardly longer than a crop gets this much of its first and last frame on either

@@ -48,6 +48,9 @@ class ViewConfig(BaseModel):
         snr_db: lowest and highest signal-to-noise ratio, of the mean power over bands and frames.
         band_limit_share: share of views that lose their highest bands.
         lowest_band_share: the share of bands that is left at least.
+
+    Views are made of log-mel spectra that are computed once, so that no codec is run on them: of what a telephone's
+    codec does to a recording they have the bands that it takes away, not the noise that it adds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -256,8 +259,8 @@ class SimCLR(nn.Module):
         width, dim: of the projector's hidden layer and output.
         temperature: of ``losses.nt_xent``.
 
-    Source: Chen et al. 2020, arXiv:2002.05709; 128 dimensions and temperature .5 are the paper's, the hidden
-    layer is narrower, as the networks are here.
+    Source: Chen et al. 2020, arXiv:2002.05709; 128 dimensions are the paper's, and temperature .5 what it took for
+    small images (.1 for large ones); the hidden layer is narrower, as the networks are here.
     """
 
     joins_processes = True  # the others to tell a recording from are those of all processes
@@ -321,10 +324,15 @@ def diversity(features: Tensor) -> Record:
     Args:
         features: (n, d), one row per recording, n at least 2.
 
+    Raises:
+        FloatingPointError: features are not finite.
+
     Source: Roy & Vetterli 2007 for the rank; Chen & He 2021, "Exploring simple Siamese representation learning",
     arXiv:2011.10566, figure 2, for the spread.
     """
     f = features.detach().double()
+    if not f.isfinite().all():
+        raise FloatingPointError("the network's features are not finite; lower the learning rate")
     rank = effective_rank(torch.cov(f.T).reshape(f.shape[1], f.shape[1]))
     spread = math.sqrt(f.shape[1]) * nn.functional.normalize(f, dim=1).std(dim=0).mean().item()
     return {"feature_rank": 0.0 if math.isnan(rank) else rank, "feature_spread": spread}

@@ -31,42 +31,47 @@ ARMS: dict[str, Arm] = {
         "small transformer trained from scratch", "study", partial(network, model_name="transformer")
     ),
     "words": Arm(
-        "res8 that learned words of adult speech, then fine-tuned",
+        "network that learned words of adult speech, then fine-tuned",
         "words",
         partial(fine_tuned, source="words"),
     ),
     "speakers": Arm(
-        "res8 that learned adult speakers, then fine-tuned",
+        "network that learned adult speakers, then fine-tuned",
         "speakers",
         partial(fine_tuned, source="speakers"),
     ),
+    "gender": Arm(
+        "network that learned the gender of adult speakers, then fine-tuned",
+        "gender",
+        partial(fine_tuned, source="gender"),
+    ),
     "simclr": Arm(
-        "res8 that learned from sounds without labels, then fine-tuned",
+        "network that learned from sounds without labels, then fine-tuned",
         "simclr",
         partial(fine_tuned, source="simclr"),
     ),
     "simclr+target": Arm(
-        "res8 that learned from sounds without labels, the training side's own too, then fine-tuned",
+        "network that learned from sounds without labels, the training side's own too, then fine-tuned",
         "simclr",
         partial(continued, source="simclr"),
     ),
     "vicreg": Arm(
-        "res8 that learned from sounds without labels by VICReg, then fine-tuned",
+        "network that learned from sounds without labels by VICReg, then fine-tuned",
         "vicreg",
         partial(fine_tuned, source="vicreg"),
     ),
     "vicreg+target": Arm(
-        "res8 that learned from sounds without labels by VICReg, the training side's own too, then fine-tuned",
+        "network that learned from sounds without labels by VICReg, the training side's own too, then fine-tuned",
         "vicreg",
         partial(continued, source="vicreg"),
     ),
     "words-frozen": Arm(
-        "ridge on features of the res8 that learned words",
+        "ridge on features of the network that learned words",
         "words",
         partial(frozen, source="words", random=False),
     ),
     "random-frozen": Arm(
-        "ridge on features of a res8 with random filters",
+        "ridge on features of a network with random filters",
         "words",
         partial(frozen, source="words", random=True),
     ),
@@ -75,7 +80,7 @@ ARMS: dict[str, Arm] = {
 }
 
 # Source models that the arms above begin with: files that a study names, or those that come with the package.
-SOURCES = ("words", "speakers", "simclr", "vicreg")
+SOURCES = ("words", "speakers", "gender", "simclr", "vicreg")
 SHIPPED_SOURCES = ("words", "simclr")
 
 # What a study compares unless told otherwise: the baselines and the network that needs least.

@@ -15,7 +15,7 @@ from vagitus.dataset import Dataset
 from vagitus.splits import Fold
 from vagitus.training import EVALUATION_BATCH, score_recordings
 from vagitus.transfer import load_source, random_frozen
-from vagitus.views import Encoder, TwoViews, ViewConfig, learn_from_views
+from vagitus.views import Encoder, TwoViews, ViewConfig, describe_collapse, learn_from_views
 from vagitus.windows import cut_window
 
 PLAIN = " plain"  # of a table: the log-mel of a source's front end, from which views are made
@@ -51,7 +51,8 @@ def continued(
 
     ``source`` is a row of ``views.METHODS``. Recordings whose labels are withheld are heard too; those of the
     test side are not. The three stages are the thesis's (arXiv:2305.01578): elsewhere without labels, here without
-    labels, here with labels.
+    labels, here with labels. Nothing is mixed into the views here: a study has no noise of its own. What the features'
+    diversity came to stands in ``chosen``, and if they collapsed.
     """
     table = dataset.tables[source]
     model, card = load_source(dataset.sources[source], table.config)
@@ -64,7 +65,7 @@ def continued(
         views=ViewConfig(),
         seed=budget.seed,
     )
-    learn_from_views(
+    history = learn_from_views(
         model,
         source,
         views,
@@ -72,9 +73,12 @@ def continued(
         seed=budget.seed,
         state_path=state_path and state_path.with_name(f"{state_path.name} continued"),
     )
-    return train_members(
+    scores = train_members(
         dataset, fold, budget, state_path, {source: model}, card.model, card.options, compressed=compressed
     )
+    learned = {name: history[-1][name] for name in ("feature_rank", "feature_spread")}
+    collapse = describe_collapse(history[-1])
+    return scores._replace(chosen=scores.chosen | learned | ({"collapse": collapse} if collapse else {}))
 
 
 def frozen(

@@ -25,7 +25,7 @@ from vagitus.corpora import (
 )
 from vagitus.corpora.corpus import Corpus
 from vagitus.fetch import DEADLINE_S, Progress, fetch
-from vagitus.manifest import Manifest
+from vagitus.manifest import Manifest, build_manifest
 
 CORPORA: dict[str, Corpus] = {
     "simulated": simulated.CORPUS,
@@ -75,6 +75,21 @@ def load_corpus(name: str, *, root: Path | str | None = None, task: str | None =
         ValueError: no such corpus or task, or a table that breaks its publisher's format.
     """
     return find_corpus(name).load(root, task)
+
+
+def all_recordings(name: str, *, root: Path | str | None = None) -> Manifest:
+    """Every recording that any task of a corpus reads, whole and once, with its subject alone.
+
+    Args and errors as ``load_corpus``.
+    """
+    parts = [load_corpus(name, root=root, task=task) for task in find_corpus(name).tasks]
+    subjects = {
+        path: subject
+        for part in parts
+        for path, subject in zip(part.path.tolist(), part.subject.tolist(), strict=True)
+    }
+    rows = ({"path": path, "subject": subject} for path, subject in subjects.items())
+    return build_manifest(rows, parts[0].root, name, simulated=parts[0].simulated)
 
 
 def fetch_corpus(

@@ -3,7 +3,11 @@
 import io
 import math
 import pickle
+import struct
+import tracemalloc
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +374,126 @@ def test_what_is_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.M
         load_ge2e(tmp_path / "large.pt")
 
 
+def first_byte_of_deflate(wheel: bytes) -> int:
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        header = archive.getinfo(GE2E_MEMBER).header_offset
+    return header + 30 + len(GE2E_MEMBER)
+
+
+def changed(data: bytes, at: int, *new: int) -> bytes:
+    return data[:at] + bytes(new) + data[at + len(new) :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda whole: changed(whole, first_byte_of_deflate(whole), 0xFF), "invalid block type"),
+        (lambda whole: changed(whole, whole.rfind(b"PK\1\2"), 0), "Bad magic number for central directory"),
+        (lambda whole: changed(whole, whole.rfind(b"PK\1\2") + 8, 1), "encrypted"),
+        (lambda whole: changed(whole, whole.rfind(b"PK\1\2") + 10, 99), "method 99, not deflate"),
+        (lambda whole: whole[:-30], "not a zip file"),
+    ],
+)
+def test_a_damaged_wheel_is_named_in_one_line(
+    damage: Callable[[bytes], bytes], message: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "voice.whl").write_bytes(damage(files["ge2e"].read_bytes()))
+    expected = rf"^\S+voice\.whl: \S+ (zip )?is damaged \(.*{message}.*\); download it again$"
+    with pytest.raises(ValueError, match=expected):
+        open_encoder(f"ge2e:{tmp_path / 'voice.whl'}")
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def deflated(checkpoint: Any) -> bytes:
+    """The checkpoint in torch's newer format, its records compressed."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        return zip_of({name: archive.read(name) for name in archive.namelist()})
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("ge2e", "MAX_GE2E_BYTES"), ("panns", "MAX_FILE_BYTES")])
+def test_a_checkpoint_that_unpacks_to_too_much_is_refused(
+    kind: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {f"record{i}": torch.zeros(1 << 17) for i in range(3)}  # half a MiB each
+    (tmp_path / "bomb.pt").write_bytes(deflated({"model_state": records, "model": records}))
+    with pytest.raises(ValueError, match=r"tensors do not fit Ge2e|no CNN14 of PANNs"):
+        open_encoder(f"{kind}:{tmp_path / 'bomb.pt'}")
+    monkeypatch.setattr(vagitus.encoders, limit, 1 << 20)
+    with pytest.raises(ValueError, match=r"bomb\.pt: the zip would unpack to over 1 MiB"):
+        open_encoder(f"{kind}:{tmp_path / 'bomb.pt'}")
+
+
+def test_torch_sees_no_other_directory_than_the_one_that_was_measured(tmp_path: Path) -> None:
+    """zipfile takes the one before the end record, torch the one at the offset that stands in it."""
+    whole, small = deflated({"model_state": {"x": torch.zeros(5)}}), zip_of({"data.pkl": b"small"})
+    (tmp_path / "x.pt").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"tensors do not fit .* unexpected \['x'\]"):
+        load_ge2e(tmp_path / "x.pt")
+    body, end, (size, offset) = whole[:-22], whole[-22:], struct.unpack("<LL", whole[-10:-2])
+    (start,) = struct.unpack("<L", small[-6:-2])
+    entry, directory = small[:start], small[start:-22]
+    directory = changed(directory, 32, *struct.pack("<H", size - len(directory))).ljust(size)  # by a comment
+    directory = changed(directory, 42, *struct.pack("<L", offset - len(entry)))  # counted from where it was
+    (tmp_path / "x.pt").write_bytes(body + entry + directory + end)
+    with pytest.raises(ValueError, match=r"x\.pt: not a checkpoint of plain tensors"):
+        load_ge2e(tmp_path / "x.pt")
+
+
+def test_a_member_that_understates_its_size_is_not_unpacked_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vagitus.encoders, "MAX_GE2E_BYTES", 2 << 20)
+    wheel = write_wheel(tmp_path / "bomb.whl", bytes(32 << 20))
+    whole = wheel.read_bytes()
+    wheel.write_bytes(changed(whole, whole.rfind(b"PK\1\2") + 24, *struct.pack("<L", 1 << 20)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"pretrained\.pt is damaged \(Bad CRC-32"):
+        load_ge2e(wheel)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def quantized(tensor: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+OTHER_TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "on device meta": lambda tensor: tensor.to("meta"),
+    r"torch\.sparse_coo": lambda tensor: tensor.to_sparse(),
+    r"torch\.qint8": quantized,
+    r"torch\.complex64": lambda tensor: tensor.to(torch.complex64),
+    r"torch\.int8": lambda tensor: tensor.to(torch.int8),
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor, tensor]),
+    "elements that share memory": lambda tensor: tensor.flatten()[:1].expand(1 << 40),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of old ways to store some of them
+@pytest.mark.parametrize("found", sorted(OTHER_TENSORS))
+def test_a_tensor_that_is_not_dense_is_named(found: str, tmp_path: Path) -> None:
+    state = ge2e_state()
+    state["linear.bias"] = OTHER_TENSORS[found](state["linear.bias"])
+    torch.save({"model_state": state}, tmp_path / "x.pt")
+    expected = f"tensors must be dense, in memory and floating-point, found {{}} {found}$"
+    with pytest.raises(ValueError, match=expected.format(r"linear\.bias")):
+        load_ge2e(tmp_path / "x.pt")
+    for name in ("fc1.bias", "bn0.num_batches_tracked", *PANNS_LEFT_ASIDE):
+        torch.save({"model": {name: OTHER_TENSORS[found](torch.ones(3))}}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=expected.format(name)):
+            load_panns(tmp_path / "x.pth")
+
+
 # PANNs
 
 
@@ -410,6 +534,34 @@ def test_a_panns_checkpoint_that_does_not_fit_names_tensors_as_the_file_does(tmp
         r"of another shape \['bn0\.weight \(63,\), not \(64,\)'\]"
     )
     with pytest.raises(ValueError, match=message):
+        load_panns(tmp_path / "x.pth")
+
+
+def test_tensors_of_safetensors_must_be_floating_point_too(tmp_path: Path) -> None:
+    _, state = panns_state()
+    state["fc1.bias"] = state["fc1.bias"].to(torch.int8)
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"floating-point, found fc1\.bias torch\.int8$"):
+        load_panns(tmp_path / "x.safetensors")
+    header = b'{"x":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}'  # a type that torch does not have
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
+    with pytest.raises(ValueError, match="not a whole safetensors file of torch's types"):
+        load_panns(tmp_path / "x.safetensors")
+
+
+def test_another_precision_is_taken(tmp_path: Path) -> None:
+    model, state = panns_state()
+    save_file({name: tensor.double() for name, tensor in state.items()}, tmp_path / "x.safetensors")
+    x = torch.randn(2, 64, 70)
+    torch.testing.assert_close(load_panns(tmp_path / "x.safetensors").model(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", [0, 1 << 17])
+def test_a_network_of_no_or_any_width_is_refused(width: int, tmp_path: Path) -> None:
+    _, state = panns_state()
+    state["conv_block1.conv1.weight"] = torch.zeros(width, 1)
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="no CNN14 of PANNs"):
         load_panns(tmp_path / "x.pth")
 
 
@@ -456,7 +608,7 @@ def test_a_long_recording_is_cut_into_minutes(files: dict[str, Path]) -> None:
         ({"shape": [2, "n"]}, r"its input must be one waveform, .*found x0 tensor\(float\) \[2, 'n'\]"),
         ({"shape": [1, 1, "n"]}, "its input must be one waveform"),
         ({"shape": ["n"], "n_inputs": 2}, "its input must be one waveform"),
-        ({"shape": ["n"], "rate": None}, "its metadata has no sample_rate_hz; give the sample rate"),
+        ({"shape": ["n"], "rate": None}, "its metadata has no sample_rate_hz; write the rate"),
         ({"shape": ["n"], "rate": "8e3"}, "sample_rate_hz must be from 100 to 768000, got '8e3'"),
     ],
 )
@@ -475,6 +627,38 @@ def test_an_onnx_file_with_an_embedding_of_any_length_is_refused(tmp_path: Path)
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(ValueError, match=r"one embedding, .* found y tensor\(float\) \['n'\]"):
         open_encoder(f"onnx:{tmp_path / 'x.onnx'}", sample_rate_hz=8000)
+
+
+def write_frames(path: Path, n_samples: int | str, n_frames: int | str) -> Path:
+    """A graph that gives a vector of two for every two samples."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [n_samples])
+    frames = helper.make_tensor_value_info("frames", TensorProto.FLOAT, [n_frames, 2])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 2])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["frames"])], "g", [x], [frames], [shape]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {"sample_rate_hz": "8000"})
+    onnx.save(model, path)
+    return path
+
+
+def test_a_network_of_frames_is_no_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"float \(dim,\) or \(1, dim\) .*, found frames .* \[3, 2\]"):
+        open_encoder(f"onnx:{write_frames(tmp_path / 'x.onnx', 6, 3)}")
+    encoder = open_encoder(f"onnx:{write_frames(tmp_path / 'x.onnx', 'n_samples', 'n_frames')}")
+    assert encoder.embed(np.array([0.5, 0.25], np.float32)).tolist() == [0.5, 0.25]
+    with pytest.raises(ValueError, match=r"gave \(3, 2\), wanted \(dim,\) or \(1, dim\)"):
+        encoder.embed(np.zeros(6, np.float32))
+
+
+def test_the_way_to_tell_a_rate_works_as_it_is_written(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "x.onnx", shape=["n"], rate=None)
+    with pytest.raises(ValueError, match="here 16000: import onnx; ") as refused:
+        open_encoder(f"onnx:{path}")
+    (line,) = str(refused.value).splitlines()
+    exec(line.partition("here 16000: ")[2])
+    assert open_encoder(f"onnx:{path}").sample_rate_hz == 16_000
 
 
 def test_a_rate_may_be_given_where_the_file_has_none(tmp_path: Path) -> None:

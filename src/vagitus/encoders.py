@@ -10,7 +10,7 @@ Nothing in a file is run. A pickled checkpoint goes through ``torch.load(weights
 the pickle's opcodes itself, builds tensors and plain containers, and refuses any other name before it is looked
 up; this needs torch >= 2.6, since older ones could be talked out of it (CVE-2025-32434). An ONNX file is a graph
 of onnxruntime's own operators. Files are read into memory once, up to a limit, and hashed there: the bytes that
-were hashed are the bytes that are loaded.
+were hashed are the bytes that are loaded. The limit holds for what they unpack to as well.
 """
 
 import difflib
@@ -18,7 +18,9 @@ import hashlib
 import io
 import json
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -47,6 +49,7 @@ ENCODERS_VERSION = 1
 MAX_GE2E_BYTES = 64 << 20  # the published checkpoint has 17 MB
 MAX_FILE_BYTES = 2 << 30  # of any other; the limit of an ONNX file, and six times CNN14
 MAX_DIM = 1 << 16
+ZIP_START = b"PK\x03\x04"  # by which torch knows one, too
 CHECKSUM_BYTES = 16
 FULL_SCALE_INT16 = 32768
 
@@ -130,7 +133,7 @@ def open_encoder(name: str, *, sample_rate_hz: int | None = None) -> Encoder:
     """Open ``KIND:FILE``, as in ``ge2e:Resemblyzer-0.1.4-py3-none-any.whl`` or ``onnx:voice.onnx``.
 
     Args:
-        sample_rate_hz: the encoder's, needed for an ONNX file that does not tell it.
+        sample_rate_hz: the encoder's, for an ONNX file whose metadata does not tell it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -295,17 +298,7 @@ def load_ge2e(path: str | Path) -> "Ge2e":
 def _ge2e_bytes(path: Path) -> bytes:
     data = _read_file(path, MAX_GE2E_BYTES)
     # A wheel is a zip, and so is a checkpoint of torch's newer format: only one has the member.
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return data
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if GE2E_MEMBER not in archive.namelist():
-            return data
-        if archive.getinfo(GE2E_MEMBER).file_size > MAX_GE2E_BYTES:
-            raise ValueError(f"{path}: {GE2E_MEMBER} would unpack to over {MAX_GE2E_BYTES >> 20} MiB")
-        try:
-            return archive.read(GE2E_MEMBER)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{path}: {GE2E_MEMBER} is damaged ({error}); download it again") from error
+    return _unzipped(path, data, MAX_GE2E_BYTES, GE2E_MEMBER).get(GE2E_MEMBER, data)
 
 
 def _ge2e_of(path: Path, data: bytes) -> "Ge2e":
@@ -314,7 +307,7 @@ def _ge2e_of(path: Path, data: bytes) -> "Ge2e":
 
     from vagitus.models.ge2e import Ge2e
 
-    state = _pickled_tensors(path, data, "model_state")
+    state = _pickled_tensors(path, data, "model_state", MAX_GE2E_BYTES)
     with torch.device("meta"):
         model = Ge2e(n_mels=GE2E_FEATURES.n_bands, n_classes=2)
     model.head = nn.Identity()
@@ -437,7 +430,9 @@ def _panns_of(path: Path, data: bytes) -> Panns:
     from vagitus.models.cnn14 import PANNS_LAYERS, Cnn14
 
     state = (
-        _safe_tensors(path, data) if path.suffix == ".safetensors" else _pickled_tensors(path, data, "model")
+        _safe_tensors(path, data)
+        if path.suffix == ".safetensors"
+        else _pickled_tensors(path, data, "model", MAX_FILE_BYTES)
     )
     left_aside = tuple(name for name in PANNS_LEFT_ASIDE if name in state)
     bank, head, first = (state.get(name) for name in (PANNS_BANK, *PANNS_SIZES))
@@ -447,14 +442,15 @@ def _panns_of(path: Path, data: bytes) -> Panns:
         or first is None
         or 0 in (bank.ndim, head.ndim, first.ndim)
         or len(bank) not in PANNS_FEATURES
+        or not all(1 <= len(rows) <= MAX_DIM for rows in (head, first))
     ):
         raise ValueError(
             f"{path}: no CNN14 of PANNs; it would hold {', '.join(PANNS_SIZES)} and {PANNS_BANK} of "
             f"{', '.join(map(str, PANNS_FEATURES))} rows"
         )
     config = PANNS_FEATURES[len(bank)]
-    ours = mel_filterbank(config).T
-    if bank.shape != ours.shape or not np.allclose(bank.numpy(), ours, rtol=1e-4, atol=1e-6):
+    ours = torch.from_numpy(mel_filterbank(config).T).double()
+    if bank.shape != ours.shape or not torch.allclose(bank.double(), ours, rtol=1e-4, atol=1e-6):
         raise ValueError(f"{path}: {PANNS_BANK} is not the published one at {config.sample_rate_hz} Hz")
     renamed = {}
     for name, tensor in state.items():
@@ -504,6 +500,8 @@ ONNX_WINDOW_S = 60.0  # of a network that takes any length; bounds memory
 def _open_onnx(path: Path, sample_rate_hz: int | None) -> Encoder:
     """An ONNX file that takes (n_samples,) or (1, n_samples) float32 and gives (dim,) or (1, dim).
 
+    A network that gives a vector a frame is refused: (n_frames, dim) is no embedding, and neither is its first row.
+
     A recording longer than the input, or than a minute where any length goes in, is cut into windows, the
     last of which ends on its end; its embedding is their mean. A shorter one is repeated until it fills a fixed length.
     """
@@ -547,7 +545,8 @@ def _waveform_input(path: Path, inputs: list[Any]) -> tuple[int, int]:
 def _embedding_output(path: Path, outputs: list[Any]) -> int:
     found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in outputs)
     shape = (outputs[0].shape or []) if len(outputs) == 1 and outputs[0].type == "tensor(float)" else []
-    if len(shape) not in (1, 2) or not isinstance(shape[-1], int) or not 1 <= shape[-1] <= MAX_DIM:
+    fits = len(shape) == 1 or (len(shape) == 2 and (not isinstance(shape[0], int) or shape[0] == 1))
+    if not fits or not isinstance(shape[-1], int) or not 1 <= shape[-1] <= MAX_DIM:
         raise ValueError(
             f"{path}: its output must be one embedding, float (dim,) or (1, dim) with dim from 1 to {MAX_DIM} "
             f"in the file, found {found}"
@@ -558,7 +557,11 @@ def _embedding_output(path: Path, outputs: list[Any]) -> int:
 
 def _rate(path: Path, stored: str | None, given_hz: int | None) -> int:
     if stored is None and given_hz is None:
-        raise ValueError(f"{path}: its metadata has no {RATE_KEY}; give the sample rate it was trained at")
+        raise ValueError(
+            f"{path}: its metadata has no {RATE_KEY}; write the rate it was trained at into the file, here 16000: "
+            f"import onnx; model = onnx.load({str(path)!r}); model.metadata_props.add(key={RATE_KEY!r}, "
+            f"value='16000'); onnx.save(model, {str(path)!r})"
+        )
     text = str(given_hz) if stored is None else stored
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and MIN_RATE_HZ <= int(text) <= MAX_RATE_HZ):
         raise ValueError(f"{path}: {RATE_KEY} must be from {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {text!r}")
@@ -577,6 +580,11 @@ def _run_onnx(session: Any, n_axes: int, window: int, fixed: bool, waveform: Flo
             raise ValueError(
                 f"onnxruntime could not embed {window} samples ({_first_line(error)})"
             ) from error
+        if output.ndim == 2 and len(output) != 1:
+            raise ValueError(
+                f"the network gave {output.shape}, wanted (dim,) or (1, dim), one vector for all of the sound; "
+                "if its rows are frames, export it with their mean"
+            )
         embeddings.append(output[0] if output.ndim == 2 else output)
     mean: NDArray[Any] = np.mean(embeddings, axis=0)
     return mean
@@ -605,12 +613,67 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _pickled_tensors(path: Path, data: bytes, key: str) -> dict[str, "Tensor"]:
-    """The state dict under ``key`` of a torch checkpoint, or the checkpoint itself if it is one."""
+def _unzipped(path: Path, data: bytes, most_bytes: int, only: str | None = None) -> dict[str, bytes]:
+    """Members of a zip by name, or ``only`` that one if it is there; none of what is no zip.
+
+    Raises:
+        ValueError: damaged, or they would unpack to over ``most_bytes``.
+    """
+    if not data.startswith(ZIP_START):
+        return {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            wanted = [info for info in archive.infolist() if only in (None, info.filename)]
+            if sum(info.file_size for info in wanted) <= most_bytes:
+                return {info.filename: _member(archive, info) for info in wanted}
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        RuntimeError,  # encrypted; NotImplementedError is one
+        EOFError,
+        OSError,
+        OverflowError,  # an offset of more than 63 bits
+        ValueError,  # a negative one, or a name that is no UTF-8
+    ) as error:
+        raise ValueError(
+            f"{path}: {only or 'the zip'} is damaged ({_first_line(error)}); download it again"
+        ) from error
+    raise ValueError(
+        f"{path}: {only or 'the zip'} would unpack to over {most_bytes >> 20} MiB, more than any such file has; "
+        "is it the right one?"
+    )
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile unpacks the others in one go, whatever size is stated.
+        raise NotImplementedError(
+            f"{info.filename} is compressed by method {info.compress_type}, not deflate"
+        )
+    with archive.open(info) as file:
+        return file.read(info.file_size)  # not read(), which unpacks before it cuts to the stated size
+
+
+def _pickled_tensors(path: Path, data: bytes, key: str, most_bytes: int) -> dict[str, "Tensor"]:
+    """The state dict under ``key`` of a torch checkpoint, or the checkpoint itself if it is one.
+
+    Raises:
+        ValueError: no such checkpoint, one that would unpack to over ``most_bytes``, or as ``_dense``.
+    """
     import torch
 
+    file = io.BytesIO(data)
+    if data.startswith(ZIP_START):
+        # torch can see another directory in the same zip than zipfile: it gets a new one, of what was measured.
+        members = _unzipped(path, data, most_bytes)
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in list(members):
+                archive.writestr(name, members.pop(name))
+        file.seek(0)
     try:
-        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any of a dozen ways
         raise ValueError(
             f"{path}: not a checkpoint of plain tensors ({_first_line(error)}). Where you trust it, write its "
@@ -624,7 +687,7 @@ def _pickled_tensors(path: Path, data: bytes, key: str) -> dict[str, "Tensor"]:
         raise ValueError(
             f"{path}: holds no tensors by name under {key!r}; is it the checkpoint that it says?"
         )
-    return dict(state)
+    return _dense(path, state)
 
 
 def _safe_tensors(path: Path, data: bytes) -> dict[str, "Tensor"]:
@@ -632,9 +695,41 @@ def _safe_tensors(path: Path, data: bytes) -> dict[str, "Tensor"]:
     from safetensors.torch import load
 
     try:
-        return load(data)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+        state = load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: of a type that torch does not have, such as F4
+        raise ValueError(f"{path}: not a whole safetensors file of torch's types ({error})") from error
+    return _dense(path, state)
+
+
+def _dense(path: Path, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The same tensors: others would fail at the first embedding, or lose values when they are cast.
+
+    Raises:
+        ValueError: names every tensor that is not dense, in memory and floating-point; batch norm's counts may
+            be int64.
+    """
+    import torch
+
+    def other(name: str, tensor: "Tensor") -> str:
+        allowed = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+        if name.endswith("num_batches_tracked"):
+            allowed.append(torch.int64)
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            return "nested" if tensor.is_nested else str(tensor.layout)
+        if tensor.device.type != "cpu":
+            return f"on device {tensor.device}"
+        if tensor.dtype not in allowed:
+            return str(tensor.dtype)
+        # A few bytes can claim to be a tensor of terabytes by a stride of 0.
+        return "elements that share memory" if tensor.untyped_storage().nbytes() < tensor.nbytes else ""
+
+    others = {name: found for name, tensor in tensors.items() if (found := other(name, tensor))}
+    if others:
+        raise ValueError(
+            f"{path}: tensors must be dense, in memory and floating-point, found "
+            f"{', '.join(f'{name} {found}' for name, found in sorted(others.items()))}"
+        )
+    return dict(tensors)
 
 
 def _fill(

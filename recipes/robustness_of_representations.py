@@ -4,7 +4,8 @@ SPRSound, normal or adventitious, the folds and the budget of representation-lun
 trained on clean recordings, and tuned on them alone; every fourth recording is then scored by the arms that never
 saw its patient: clean, in gaussian noise, in noise of every ESC-10 class but the cries (another clip for each
 recording), cut short, through a low-pass, and in a room. Networks, SVM, ridge and probe hear the same files: each
-recording under each condition is written to out/, in 16 bits, and goes the way of any recording from there.
+recording under each condition, clean too, is written to out/ at 16 kHz in 16 bits, and goes the way of any recording
+from there. Learned was from the files as they are: what is stored again differs from them at the edge of the band.
 
 Curves and the areas under them, with intervals over patients, each against ``scratch`` on the same resamples, go to
 recipes/results/robustness-of-representations.jsonl. Killed, it goes on. Needs $VAGITUS_DATA, and the wheel of
@@ -157,14 +158,18 @@ def main() -> None:
 
 
 def _answer(dataset: Dataset, result: dict[str, Any], config: StudyConfig) -> tuple[NDArray[Any], ...]:
-    """Logits, probabilities and decisions of a fold's test side, calibrated on its training side.
+    """Logits, scores and decisions of a fold's test side, calibrated on its training side.
 
-    Each fold's network has a scale of its own: only calibrated scores can be ranked together.
+    Each fold's network has a scale of its own: only calibrated scores can be ranked together. In noise a ridge's
+    probabilities all round to 1 where their log-odds z still differ; (1 + z / (1 + |z|)) / 2 keeps their order, which
+    is all that the area under the ROC curve asks for.
     """
     logits = result["test_logits"]
     calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
     probabilities = calibrator.apply(logits)
-    return logits, probabilities, decide(logits, probabilities, threshold)
+    z = np.diff(np.log(np.maximum(probabilities, np.finfo(float).tiny)), axis=1)[:, 0]
+    score = 0.5 * (1 + z / (1 + np.abs(z)))
+    return logits, np.stack([1 - score, score], axis=1), decide(logits, probabilities, threshold)
 
 
 def enlarged(

@@ -15,7 +15,7 @@ ORDER = [
     "dataset checkpoint shards encoders training compression transfer views pretrain adapt verification trials",
     "store events arms robustness shift",
     "shortcuts audit config plan jobs results integrity gains evaluate study sites plots outcome figures report",
-    "parity onnx_graph export export_c predict stream serve",
+    "robustness_page parity onnx_graph export export_c predict stream serve",
     "cli_scale cli_device cli_adapt cli_verify cli_integrity cli __main__",
 ]
 ROOMS = [room for line in ORDER for room in line.split()]

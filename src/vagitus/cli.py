@@ -686,6 +686,15 @@ def evaluate(
             "--noise", help="With --robustness: data root that holds ESC-10 or ESC-50.", show_default=False
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="With --robustness: page of its curves to write.",
+            show_default=False,
+        ),
+    ] = None,
     cache: Cache = None,
     workers: Workers = 0,
     scheduler: Scheduler = "",
@@ -699,9 +708,15 @@ def evaluate(
     manifest, _, _ = _open(_one_of(data, corpus), task, root)
     if noise and not robustness:
         raise ValueError("--noise is what recordings are mixed with under --robustness; give both")
+    if report and not robustness:
+        raise ValueError("--report is a page of the curves of --robustness; give both")
+    if report and report.suffix != ".html":
+        raise ValueError(f"--report {report}: a page is a file that ends in .html")
+    if report and not report.absolute().parent.is_dir():
+        raise ValueError(f"--report {report}: there is no folder {report.parent}; make it first")
     if robustness:
         with working_on(scheduler, workers):
-            _evaluate_robustness(model, manifest, noise, workers, as_json)
+            _evaluate_robustness(model, manifest, noise, workers, report, as_json)
         return
     with working_on(scheduler, workers), _progress(as_json) as announce:
         announce(f"scoring {len(manifest)} recordings")
@@ -721,7 +736,7 @@ def evaluate(
 
 
 def _evaluate_robustness(
-    model: Path, manifest: "Manifest", noise: Path | None, workers: int, as_json: bool
+    model: Path, manifest: "Manifest", noise: Path | None, workers: int, report: Path | None, as_json: bool
 ) -> None:
     from vagitus.corpora import load_corpus
     from vagitus.evaluate import measure_robustness
@@ -729,12 +744,20 @@ def _evaluate_robustness(
     from vagitus.results import finite
     from vagitus.robustness import noise_pool
 
+    if report:
+        for package in ("jinja2", "matplotlib"):  # a missing one is said before the work
+            importlib.import_module(package)
     noises = noise_pool(load_corpus("esc", root=noise)) if noise else None
     with _progress(as_json) as announce:
         announce(f"scoring {len(manifest)} recordings again and again, each time worse")
         found = finite(measure_robustness(model, manifest, noises, n_workers=workers or n_processors()))
+        if report:
+            from vagitus.robustness_page import write_robustness_page
+
+            announce("drawing the curves")
+            write_robustness_page(report, found)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found | ({"report": str(report)} if report else {})))
         return
     print(f"{found['model']} on {found['n_recordings']} recordings of {found['n_subjects']} subjects")
     for path, reason in found["excluded"].items():
@@ -745,6 +768,8 @@ def _evaluate_robustness(
         if line["kind"] == "robustness"
     ]
     _print_table(["what", "level", found["lines"][0]["metric"]], rows)
+    if report:
+        print(f"report: {report}")
     print(RESEARCH_ONLY)
 
 

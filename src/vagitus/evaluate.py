@@ -112,7 +112,8 @@ def measure_robustness(
         noises: clips by class, as ``robustness.noise_pool`` gives; gaussian noise is there without.
 
     Returns:
-        ``lines`` (``robustness.robustness_lines``), ``excluded`` recordings with their reasons, counts.
+        ``lines`` (``robustness.robustness_lines``), ``coverage`` of their intervals, ``excluded`` recordings with
+        their reasons, counts, notes, and whether the recordings are ``simulated``.
 
     Raises:
         FileNotFoundError, ValueError: as ``evaluate``, and as ``robustness.sweep``.
@@ -137,10 +138,16 @@ def measure_robustness(
     return {
         "notice": RESEARCH_ONLY,
         "caution": CAUTION,
+        "trained_notes": [f"the model's training data: {note}" for note in card.provenance.get("notes", ())],
         "model": path.name,
         "data": labelled.source,
+        "notes": list(labelled.notes),
+        "simulated": labelled.simulated,
         "n_recordings": len(found.rows),
         "n_subjects": len(np.unique(labelled.subject[found.rows])),
+        "class_counts": {name: int((y[found.rows] == k).sum()) for k, name in enumerate(card.class_names)},
+        "n_resamples": n_resamples,
+        "coverage": made[0].area.level,
         "lines": robustness_lines(made),
         "excluded": {str(labelled.path[row]): reason for row, reason in found.excluded.items()},
     }

@@ -289,6 +289,64 @@ def training(name: str, lines: Sequence[Sequence[float]], style: Style, *, value
     return _svg(figure, name, alt)
 
 
+def falling(
+    name: str,
+    panels: Sequence[tuple[str, FloatArray, FloatArray, FloatArray, FloatArray]],
+    *,
+    metric: str,
+    level: str,
+    limits: tuple[float, float],
+    reference: float,
+    chance: float,
+    log: bool,
+    alt: str,
+) -> str:
+    """A metric as recordings get worse, one small panel a curve: a line and its interval as a band.
+
+    Args:
+        panels: (title, levels (n,), metric (n,), low (n,), high (n,)); one level alone is a dot with its interval.
+        level: what the levels are, with their unit.
+        limits: of the metric, the same in all figures that are to be compared.
+        reference: of the recordings as they are, a solid line; chance is a dashed one.
+        log: whether levels are spread by their logarithm.
+    """
+    style = STYLES[0]
+    n_columns = min(2, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, grid = _grid(n_rows, n_columns, 124 * n_rows + 30 if n_columns == 2 else 210)
+    for k, (title, levels, values, low, high) in enumerate(panels):
+        axes = grid[k]
+        axes.axhline(chance, color=MUTED, lw=1, dashes=(4, 3), zorder=1)
+        axes.axhline(reference, color=INK, lw=1, zorder=1)
+        if len(levels) == 1:
+            axes.plot(levels.repeat(2), [low[0], high[0]], color=_hex(style), lw=1.6)
+        else:
+            axes.fill_between(levels, low, high, color=_hex(style), alpha=0.2, lw=0, zorder=1)
+            _line(axes, levels, values, style)
+        axes.plot(levels, values, style.marker, color=_hex(style), ms=5, mec=SURFACE, mew=0.6)
+        axes.set_ylim(limits)
+        axes.locator_params(axis="y", nbins=5)
+        if k % n_columns:
+            axes.tick_params(labelleft=False)
+        round_levels = [tick for tick in ROUND_NUMBERS if levels[0] <= tick <= levels[-1]]
+        if log and len(round_levels) > 1:
+            axes.set_xscale("log")
+            axes.set_xticks(round_levels)
+            axes.minorticks_off()
+        elif len(levels) == 1:
+            axes.set_xticks(levels)
+        else:
+            axes.locator_params(axis="x", nbins=7 if n_columns == 1 else 4)
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        if title:
+            axes.set_title(short(title, 22), loc="left", fontsize=TEXT_PX, color=INK, pad=4)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel(level, fontsize=TEXT_PX, color=MUTED)
+    figure.supylabel(metric, fontsize=TEXT_PX, color=MUTED)
+    return _svg(figure, name, alt)
+
+
 # --- sounds ---
 
 

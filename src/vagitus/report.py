@@ -4,7 +4,7 @@
 
 Numbers with intervals are those of results.jsonl; curves are drawn from predictions.csv, and a folder whose
 two files do not agree is refused. The template (report.html) holds the words that are always there, this
-module those that depend on what was found.
+module those that depend on what was found; sheet.html holds the style that every page shares.
 """
 
 import base64
@@ -117,21 +117,10 @@ def write_report(out: Path, dataset: Dataset, audit: Audit, *, with_audio: bool 
         ValueError: they are not of this dataset, or do not agree with each other.
         OSError: the report cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     study = read_study(Path(out), dataset)
     sites = site_table(study)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["svg"] = Markup  # of plots.py, where every text is escaped
-    environment.filters["sentence"] = sentence
-    environment.filters["swatch"] = lambda style: Markup(plots.swatch(style))
-    template = environment.from_string(files("vagitus").joinpath("report.html").read_text(encoding="utf-8"))
-    page = template.render(
-        research_only=RESEARCH_ONLY,
-        unknown=UNKNOWN,
+    page = render(
+        "report.html",
         floor=FLOOR,
         study=study,
         title=title(study),
@@ -162,6 +151,24 @@ def write_report(out: Path, dataset: Dataset, audit: Audit, *, with_audio: bool 
     target = Path(out) / "report.html"
     write_atomic(target, page)
     return target
+
+
+def render(template: str, **said: Any) -> str:
+    """A page of one of the package's templates, with what it says; any text in it is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: files("vagitus").joinpath(name).read_text(encoding="utf-8")),
+    )
+    environment.filters["svg"] = Markup  # of plots.py, where every text is escaped
+    environment.filters["sentence"] = sentence
+    environment.filters["swatch"] = lambda style: Markup(plots.swatch(style))
+    return environment.get_template(template).render(research_only=RESEARCH_ONLY, unknown=UNKNOWN, **said)
 
 
 def title(study: Study) -> str:

@@ -12,10 +12,14 @@ import torch
 from vagitus.arms import ARMS, TRAINED, find_arm
 from vagitus.arms.contract import Arm, Scores
 from vagitus.arms.network import score_network, train_network
+from vagitus.audit import audit
 from vagitus.checkpoint import load_model
 from vagitus.dataset import Dataset, write_feature_table
-from vagitus.jobs import final_job
+from vagitus.jobs import Job, final_job
+from vagitus.metrics import summarise
 from vagitus.models import build_model
+from vagitus.plan import Plan as StudyPlan
+from vagitus.results import decide_folds
 from vagitus.splits import Fold, fewer_subjects, grouped_folds
 from vagitus.tensor_train.compress import Plan, retensorize
 from vagitus.views import describe_collapse
@@ -229,6 +233,27 @@ def test_what_is_shipped_reads_no_more_labels_than_the_share(dataset: Dataset) -
     assert len(np.unique(dataset.groups[read])) == 12  # of 24
     assert not np.isin(dataset.groups[half.unlabelled], dataset.groups[read]).any()
     assert len(read) + len(half.unlabelled) == len(dataset) and len(half.test) == 0
+
+
+def test_figures_are_of_the_probabilities_that_are_written(dataset: Dataset, fold: Fold) -> None:
+    # Of a log-odds of 50 the written probability is 1, and nothing is left of the other class's e^-50.
+    logits = np.stack([np.zeros(len(fold.test)), np.full(len(fold.test), 50.0)], axis=1)
+    dev = np.stack([np.zeros(len(fold.dev)), 4.0 * dataset.labels[fold.dev] - 2], axis=1)
+    result = {
+        "dev_index": fold.dev,
+        "dev_logits": dev,
+        "test_logits": logits,
+        "chosen": {},
+        "n_parameters": 0,
+    }
+    config = study_data.config(arms=("scratch",), calibration="identity")
+    plan = StudyPlan(dataset, audit(dataset.manifest, quick=True), [[fold]], ())
+    done = {Job("scratch", fold, config.budget).name: result | {"history": [], "seconds": 0.0}}
+    tested = np.sort(fold.test)
+    found, lines = decide_folds("scratch", plan, done, tested, config)
+    assert np.array_equal(found.probabilities[0], np.tile([0.0, 1.0], (len(tested), 1)))
+    own = summarise(dataset.labels[tested], found.probabilities[0], found.decisions[0])
+    assert lines[0]["metrics"]["log_loss"] == own["log_loss"]
 
 
 def test_continued_learning_is_by_the_method_of_its_source(scores: dict[str, Scores]) -> None:

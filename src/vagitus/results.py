@@ -56,6 +56,10 @@ def decide_folds(
             calibrator, threshold = settle(dataset, result["dev_index"], result["dev_logits"], config)
             probabilities = calibrator.apply(result["test_logits"])
             decisions = decide(result["test_logits"], probabilities, threshold)
+            if (
+                n_classes == 2
+            ):  # predictions.csv has the positive's alone: metrics are of what follows from it
+                probabilities[:, 0] = 1 - probabilities[:, 1]
             rows = np.searchsorted(tested, fold.test)
             predictions.probabilities[repeat, rows] = probabilities
             predictions.decisions[repeat, rows] = decisions

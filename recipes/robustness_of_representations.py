@@ -1,49 +1,55 @@
-"""Does what was learned elsewhere hold up better? ``python recipes/robustness_of_representations.py``.
+"""Does what was learned elsewhere hold up better? ``python recipes/robustness_of_representations.py lung``, or cry.
 
-SPRSound, normal or adventitious, the folds and the budget of representation-lung-100, its first seed. Every arm is
-trained on clean recordings, and tuned on them alone; every fourth recording is then scored by the arms that never
-saw its patient: clean, in gaussian noise, in noise of every ESC-10 class but the cries (another clip for each
-recording), cut short, through a low-pass, and in a room. Networks, SVM, ridge and probe hear the same files: each
-recording under each condition, clean too, is written to out/ at 16 kHz in 16 bits, and goes the way of any recording
-from there. Learned was from the files as they are: what is stored again differs from them at the edge of the band.
+The folds, arms and budget of representation-lung-100 or representation-cry-100, its first seed. Every arm is trained
+on clean recordings, and tuned on them alone; every fourth recording is then scored by the arms that never saw its
+subject: clean, in gaussian noise and noise of every ESC-10 class but the cries (another clip for each recording), cut
+short, without some mel bands, through codecs, filters and rooms, at other levels, and clipped: the conditions of
+``vagitus evaluate --robustness``. Networks, SVM, ridge and probe hear the same: a recording is perturbed at its own
+rate and goes from there to the rate of each front end.
 
-Curves and the areas under them, with intervals over patients, each against ``scratch`` on the same resamples, go to
-recipes/results/robustness-of-representations.jsonl. Killed, it goes on. Needs $VAGITUS_DATA, and the wheel of
-Resemblyzer that the recipe names.
+Departures: the encoder of ``ge2e-probe`` takes a waveform, and hears one whose band is filtered out where the others'
+mel bands are removed before the DCT; what is digital silence to it has an embedding of zeros.
+
+Curves and the areas under them, with intervals over subjects, each against ``scratch`` on the same resamples, go to
+recipes/results/robustness-of-representations-lung.jsonl. Killed, it goes on. Needs $VAGITUS_DATA, the wheel of
+Resemblyzer that the recipe names, and 12 GB of disk under out/.
 """
 
 import argparse
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from tables import ROOT
 
 from vagitus.arms import find_arm
 from vagitus.arms.contract import Arm
-from vagitus.audio import AudioError, read
-from vagitus.augment import store_16_bits
+from vagitus.audio import AudioError, read, resample
+from vagitus.augment import band_limit
 from vagitus.config import read_toml
 from vagitus.corpora import find_corpus, load_corpus
-from vagitus.dataset import Dataset
-from vagitus.features import FeatureCache
+from vagitus.dataset import Dataset, FeatureTable, write_feature_table
+from vagitus.encoders import open_encoder
+from vagitus.features import FeatureCache, FeatureConfig, over_files
 from vagitus.files import atomic_path, write_atomic
 from vagitus.jobs import Job, run_jobs
 from vagitus.manifest import Manifest, build_manifest
-from vagitus.plan import StudyConfig, embed, feature_tables, make_plan
+from vagitus.plan import StudyConfig, make_plan
 from vagitus.results import decide, finite, settle
 from vagitus.robustness import (
-    CLEAN,
-    GAUSSIAN,
-    SNRS_DB,
+    WIDTHS_OCTAVES,
     Condition,
     Sweep,
     curves,
+    default_conditions,
+    featurise_under,
     join,
     noise_pool,
     perturbations,
@@ -51,109 +57,74 @@ from vagitus.robustness import (
 )
 from vagitus.study import versions
 
-RECIPE = "representation-lung-100"
 BASELINE = "scratch"
 NAME = "robustness-of-representations"
-OUT = ROOT / "out" / NAME
-RATE_HZ = 16_000
 EVERY = 4  # of the recordings, one is perturbed
-CLASS_SNRS_DB = (0, 10)  # of the classes; gaussian noise at all of SNRS_DB
 
-
-def conditions(noises: dict[str, list[Path]]) -> tuple[Condition, ...]:
-    return (
-        CLEAN,
-        *(Condition("noise", GAUSSIAN, snr_db) for snr_db in SNRS_DB),
-        *(Condition("noise", name, snr_db) for name in noises for snr_db in CLASS_SNRS_DB),
-        *(Condition("length", "", share) for share in (10, 20, 40, 60, 80)),
-        *(Condition("low_pass", "", edge_hz) for edge_hz in (500, 1000, 2000)),
-        *(Condition("reverberation", "", decay_s) for decay_s in (0.2, 0.5, 1)),
-    )
-
-
-def write_perturbed(
-    manifest: Manifest, rows: list[int], wanted: tuple[Condition, ...], noises: dict[str, list[Path]]
-) -> Iterator[tuple[int, list[Path]]]:
-    """(row, one file a condition), of the recordings that bear all conditions; those written before stay."""
-    for row in rows:
-        folder = OUT / "audio" / f"{row}"
-        paths = [folder / f"{i}.wav" for i in range(len(wanted))]
-        try:
-            if not all(path.exists() for path in paths):
-                folder.mkdir(parents=True, exist_ok=True)
-                clean = read(manifest.file(row), sample_rate_hz=RATE_HZ).samples
-                made = perturbations(wanted, noises, str(manifest.path[row]), RATE_HZ, 0)
-                for path, (_, perturb) in zip(paths, made, strict=True):
-                    with atomic_path(path) as temporary:
-                        x = store_16_bits(perturb(clean))
-                        soundfile.write(temporary, x, RATE_HZ, subtype="PCM_16", format="WAV")
-        except (AudioError, ValueError) as error:
-            print(f"left out: {manifest.where(row)}: {error}", flush=True)
-            continue
-        yield row, paths
+Float32 = NDArray[np.float32]
+Noises = Mapping[str, Sequence[Path]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", choices=("lung", "cry"))
     parser.add_argument("--workers", type=int, default=1)
-    n_workers = parser.parse_args().workers
-    config = read_toml(ROOT / "recipes" / f"{RECIPE}.toml", StudyConfig).model_copy(update={"repeats": 1})
-    cache = FeatureCache(OUT / "cache")
+    chosen = parser.parse_args()
+    name, n_workers = f"{NAME}-{chosen.corpus}", chosen.workers
+    out = ROOT / "out" / name
+    recipe = ROOT / "recipes" / f"representation-{chosen.corpus}-100.toml"
+    config = read_toml(recipe, StudyConfig).model_copy(update={"repeats": 1})
     corpus = find_corpus(config.data)
-    plan = make_plan(
-        config,
-        load_corpus(config.data),
-        OUT,
-        corpus.positive.get(corpus.default_task, ""),
-        corpus.preset,
-        cache,
-        n_workers,
-        print,
-    )
+    manifest = load_corpus(config.data)
+    positive = corpus.positive.get(corpus.default_task, "")
+    cache = FeatureCache(out / "cache")
+    plan = make_plan(config, manifest, out, positive, corpus.preset, cache, n_workers, print)
     clean = plan.dataset
     noises = noise_pool(load_corpus("esc"))
-    wanted = conditions(noises)
-    n_clean = len(clean)
-    kept = dict(write_perturbed(clean.manifest, list(range(0, n_clean, EVERY)), wanted, noises))
-    dataset = enlarged(clean, kept, cache, config.encoder, n_workers)
-    rows_of_arms = {name: find_arm(name) for name in config.arms}
-    arms = [name for name, row in rows_of_arms.items() if isinstance(row, Arm) and row.front_end]
+    wanted = default_conditions({table.config for table in clean.tables.values()}, noises)
+    # Other conditions or other noise make other files and other answers, in another folder.
+    said = repr((wanted, EVERY, sorted((k, [path.name for path in v]) for k, v in noises.items())))
+    work = out / hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+
+    dataset, rows, left_out = enlarged(clean, wanted, noises, config.encoder, work, n_workers)
+    arms = [arm for arm in config.arms if isinstance(found := find_arm(arm), Arm) and found.front_end]
     folds, rows_of_folds = [], []
     for fold in plan.repeats[0]:
-        places = [i for i, row in enumerate(kept) if row in set(fold.test.tolist())]
-        rows_of_folds.append(np.array(list(kept))[places])
-        test = np.concatenate([n_clean + place * len(wanted) + np.arange(len(wanted)) for place in places])
-        folds.append(fold._replace(test=test))
+        places = np.flatnonzero(np.isin(rows, fold.test))
+        rows_of_folds.append(rows[places])
+        test = len(clean) + places[:, None] * len(wanted) + np.arange(len(wanted))
+        folds.append(fold._replace(test=test.ravel()))
     jobs = [Job(arm, fold, config.budget) for arm in arms for fold in folds]
-    done = dict(run_jobs(dataset, jobs, OUT / "work", n_workers, lambda text: print(text, flush=True)))
+    done = dict(run_jobs(dataset, jobs, work / "jobs", n_workers, lambda text: print(text, flush=True)))
     parts = []
     for fold, own in zip(folds, rows_of_folds, strict=True):
         answers = {arm: _answer(dataset, done[Job(arm, fold, config.budget).name], config) for arm in arms}
-        by_condition = [
+        logits, scores, decisions = (
             {
                 arm: answer[i].reshape(len(own), len(wanted), *answer[i].shape[1:]).swapaxes(0, 1)
                 for arm, answer in answers.items()
             }
             for i in range(3)
-        ]
-        parts.append(Sweep(wanted, own, clean.class_names, *by_condition, {}))
+        )
+        parts.append(Sweep(wanted, own, clean.class_names, logits, scores, decisions, {}))
     found = join(parts)
-    rows = found.rows
-    labels, groups = clean.labels[rows], clean.groups[rows]
+    labels, groups = clean.labels[found.rows], clean.groups[found.rows]
     made = curves(found, labels, groups, metric="auroc", baseline=BASELINE, n_resamples=1000)
     about = {
         "kind": "robustness_study",
         "data": config.data,
+        "arguments": chosen.corpus,
         "ways": arms,
         "baseline": BASELINE,
         "seed": config.seed,
-        "n_recordings": len(rows),
+        "n_recordings": len(found.rows),
         "n_subjects": len(np.unique(groups)),
+        "left_out": left_out,
         "budget": config.budget.model_dump(mode="json"),
         "versions": versions(),
     }
     lines = (about, *robustness_lines(made))
-    path = ROOT / "recipes" / "results" / f"{NAME}.jsonl"
+    path = ROOT / "recipes" / "results" / f"{name}.jsonl"
     write_atomic(path, "".join(json.dumps(finite(line)) + "\n" for line in lines))
 
 
@@ -173,36 +144,146 @@ def _answer(dataset: Dataset, result: dict[str, Any], config: StudyConfig) -> tu
 
 
 def enlarged(
-    clean: Dataset, kept: dict[int, list[Path]], cache: FeatureCache, encoder: str, n_workers: int
-) -> Dataset:
-    """The data set with the perturbed recordings behind the clean ones, each with its patient and label."""
-    rows = [(clean.manifest.file(i), i) for i in range(len(clean))]
-    rows += [(path, row) for row, paths in kept.items() for path in paths]
-    manifest = build_manifest(
-        (
-            {
-                "path": path.resolve().relative_to("/").as_posix(),
-                "subject": clean.manifest.subject[row],
-                "label": clean.manifest.label[row],
-                "site": clean.manifest.site[row],
-            }
-            for path, row in rows
-        ),
-        "/",
-        NAME,
-    )
-    origin = np.array([row for _, row in rows])
-    configs = {name: table.config for name, table in clean.tables.items()}
-    print(f"computing features of {len(manifest)} recordings", flush=True)
-    tables = feature_tables(manifest, configs, cache, OUT / "enlarged", n_workers)
-    return replace(
+    clean: Dataset, wanted: tuple[Condition, ...], noises: Noises, encoder: str, folder: Path, n_workers: int
+) -> tuple[Dataset, NDArray[np.int64], int]:
+    """The data set with the perturbed recordings behind the clean ones, each with its subject and label.
+
+    Returns:
+        the data set, in it each recording under all conditions, one after the other; which recordings these are; and
+        how many that were tried could not be heard under all conditions.
+    """
+    tried = np.arange(0, len(clean), EVERY)
+    embeddings = np.load(path) if (path := folder / "embeddings.npy").exists() else None
+    if embeddings is None:
+        embed = partial(embed_under, wanted, noises, encoder)
+        embeddings = np.full((len(tried), len(wanted), clean.embeddings.shape[1]), np.nan, np.float32)
+        for place, found in _over(clean.manifest, tried, embed, n_workers, "embeddings"):
+            embeddings[place] = found
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, embeddings)
+    heard = np.isfinite(embeddings).all(axis=(1, 2))
+    rows = tried[heard]
+    origin = np.concatenate([np.arange(len(clean)), np.repeat(rows, len(wanted))])
+    tables: dict[str, FeatureTable] = {}
+    for name, table in clean.tables.items():
+        twin = next((other for other in tables.values() if other.config == table.config), None)
+        tables[name] = twin or enlarged_table(clean, name, rows, wanted, noises, folder, n_workers)
+    dataset = replace(
         clean,
-        manifest=manifest,
+        manifest=_repeated(clean.manifest, origin),
         labels=clean.labels[origin],
         groups=clean.groups[origin],
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
-        embeddings=embed(manifest, encoder, cache.folder, n_workers),
+        embeddings=np.concatenate([clean.embeddings, embeddings[heard].reshape(-1, embeddings.shape[2])]),
+    )
+    return dataset, rows, int((~heard).sum())
+
+
+def enlarged_table(
+    clean: Dataset,
+    name: str,
+    rows: NDArray[np.int64],
+    wanted: tuple[Condition, ...],
+    noises: Noises,
+    folder: Path,
+    n_workers: int,
+) -> FeatureTable:
+    """One table of the clean recordings and, behind them, of ``rows`` under every condition."""
+    table = clean.tables[name]
+    path, path_of_offsets = folder / f"features-{name}.npy", folder / f"offsets-{name}.npy"
+    if not path.exists():
+        features: dict[int, list[Float32]] = {}
+        hear = partial(features_under, wanted, noises, table.config)
+        for place, found in _over(clean.manifest, rows, hear, n_workers, f"features {name}"):
+            features[place] = found
+        perturbed = list(chain.from_iterable(features[place] for place in range(len(rows))))
+        lengths = [*np.diff(table.offsets).tolist(), *(one.shape[1] for one in perturbed)]
+        with atomic_path(path_of_offsets) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        write_feature_table(path, table.config, lengths, chain(table, perturbed))
+    return FeatureTable(path, table.config, np.load(path_of_offsets))
+
+
+def _over(
+    manifest: Manifest,
+    rows: NDArray[np.int64],
+    function: Callable[[Any], Any],
+    n_workers: int,
+    what: str,
+) -> Iterator[tuple[int, Any]]:
+    """(place in ``rows``, what ``function`` makes of the recording) of those that it can hear, as they are done."""
+    stretches = ((manifest.file(int(i)), *manifest.stretch(int(i))) for i in rows)
+    for n_done, (place, found) in enumerate(over_files(function, stretches, n_workers), start=1):
+        if isinstance(found, AudioError):
+            print(f"left out: {manifest.where(int(rows[place]))}: {found}", flush=True)
+            continue
+        if n_done % 20 == 0:
+            print(f"{what}: {n_done}/{len(rows)}", flush=True)
+        yield place, found
+
+
+def heard_under(
+    wanted: Iterable[Condition], noises: Noises, stretch: tuple[Path, float, float | None], rate_hz: int
+) -> Iterator[tuple[Condition, Float32]]:
+    """A recording under each condition: perturbed at its own rate, then brought to ``rate_hz``."""
+    path, start_s, end_s = stretch
+    clean = read(path, start_s=start_s, end_s=end_s)
+    for condition, perturb in perturbations(wanted, noises, path.name, clean.sample_rate_hz, 0):
+        yield condition, resample(perturb(clean.samples), clean.sample_rate_hz, rate_hz)
+
+
+def features_under(
+    wanted: Iterable[Condition],
+    noises: Noises,
+    config: FeatureConfig,
+    stretch: tuple[Path, float, float | None],
+) -> list[Float32] | AudioError:
+    try:
+        return [
+            featurise_under(condition, waveform, config)
+            for condition, waveform in heard_under(wanted, noises, stretch, config.sample_rate_hz)
+        ]
+    except ValueError as error:
+        return AudioError(str(error))
+
+
+_opened = lru_cache(maxsize=1)(open_encoder)
+
+
+def embed_under(
+    wanted: Iterable[Condition], noises: Noises, encoder: str, stretch: tuple[Path, float, float | None]
+) -> Float32 | AudioError:
+    opened = _opened(encoder)
+    found = []
+    try:
+        for condition, waveform in heard_under(wanted, noises, stretch, opened.sample_rate_hz):
+            if condition.kind != "bands":
+                heard = waveform
+            else:
+                end_hz = min(condition.level * 2 ** WIDTHS_OCTAVES[condition.name], opened.sample_rate_hz / 2)
+                heard = waveform - band_limit(waveform, condition.level, end_hz, opened.sample_rate_hz)
+            found.append(opened.embed(heard) if heard.any() else np.zeros(opened.dim, np.float32))
+    except ValueError as error:
+        return AudioError(str(error))
+    return np.stack(found)
+
+
+def _repeated(manifest: Manifest, origin: NDArray[np.int64]) -> Manifest:
+    """Rows again and again: for the subjects and labels, not for the files, which are read above."""
+    return build_manifest(
+        (
+            {
+                "path": f"{i}/{manifest.path[row]}",
+                "subject": manifest.subject[row],
+                "label": manifest.label[row],
+                "site": manifest.site[row],
+            }
+            for i, row in enumerate(origin)
+        ),
+        manifest.root,
+        NAME,
     )
 
 

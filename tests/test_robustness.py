@@ -25,6 +25,7 @@ from vagitus.metrics import auroc
 from vagitus.robustness import (
     CLEAN,
     KINDS,
+    MEAN_CLASS,
     SWEEPS,
     Condition,
     Curve,
@@ -116,6 +117,10 @@ class TestCondition:
         given: list[tuple[tuple[str, str, float], str]] = [
             (("noises", "gaussian", 5), "no condition 'noises'; did you mean 'noise'"),
             (("noise", "", 5), "noise needs a name: 'gaussian' or a class of the noise pool"),
+            (
+                ("noise", MEAN_CLASS, 5),
+                "noise: 'mean over classes' is what curves calls a mean; rename the class",
+            ),
             (("noise", "Rain", math.nan), "level must lie in -40 to 80 dB SNR, got nan"),
             (("length", "", 0), "length: level must lie in 0.1 to 100 % of the recording"),
             (("length", "centre", 50), "length takes no name, got 'centre'; leave it out"),
@@ -563,6 +568,28 @@ class TestCurves:
         decisions = self.scores.decisions["bad"][0]
         recalls = [(decisions[self.labels == k] == k).mean() for k in (0, 1)]
         assert curve.points[0].estimate == pytest.approx(np.mean(recalls))
+
+    def test_the_mean_over_classes_of_noise_has_an_interval_of_its_own(self) -> None:
+        self.made()
+        names = ("gaussian", "Rain", "Dog bark", "Siren")
+        conditions = [Condition("noise", name, snr_db) for name in names for snr_db in (10, 0)]
+        rng = np.random.default_rng(3)
+        p = (0.3 * self.labels + 0.7 * rng.random((len(conditions), 60))).tolist()
+        *own, mean = curves(scored({"m": p}, conditions), self.labels, self.groups, n_resamples=300)
+        assert [curve.name for curve in own] == list(names) and mean.name == MEAN_CLASS
+        assert mean.levels == (0, 10)
+        for point, *of_classes in zip(mean.points, *(curve.points for curve in own[1:]), strict=True):
+            assert point.estimate == pytest.approx(np.mean([one.estimate for one in of_classes]))
+            # Independent errors cancel: the mean is known better than any one.
+            assert point.high - point.low < min(one.high - one.low for one in of_classes)
+
+    def test_no_mean_of_one_class_or_of_classes_at_other_levels(self) -> None:
+        self.made()
+        for snrs_db in ([("Rain", 0), ("gaussian", 0)], [("Rain", 0), ("Siren", 5)]):
+            conditions = [Condition("noise", *at) for at in snrs_db]
+            p = np.random.default_rng(0).random((2, 60)).tolist()
+            made = curves(scored({"m": p}, conditions), self.labels, self.groups, n_resamples=20)
+            assert [curve.name for curve in made] == [name for name, _ in snrs_db]
 
     def test_refused(self) -> None:
         self.made()

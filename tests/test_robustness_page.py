@@ -103,7 +103,7 @@ def test_every_area_and_every_point_is_in_a_table_with_its_interval(
             )
             assert f"{name}{' to '.join(ends)}{numbers(line)}" in held
             n_areas += 1
-    assert n_areas == len(NOISES) + 3
+    assert n_areas == len(NOISES) + 1 + 3  # with the mean over the classes of noise
     assert "Nothing" + points.pop(("clean", "clean"))[0] in held
     for (_, name), said in points.items():
         row = name + " ".join(said)

@@ -59,6 +59,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 GAUSSIAN = "gaussian"
+MEAN_CLASS = "mean over classes"  # of noise; no class can be called that
 CRIES = CRY_CLASSES | {"cry"}  # no noise: they would be what the model is to hear
 
 # Bands removed together, by how wide the stretch of frequencies is.
@@ -165,6 +166,8 @@ class Condition:
             raise ValueError(_unknown(self.kind, self.name, kind.names))
         if not self.name and not kind.names:
             raise ValueError(f"{self.kind} needs a name: {GAUSSIAN!r} or a class of the noise pool")
+        if self.name == MEAN_CLASS:
+            raise ValueError(f"{self.kind}: {MEAN_CLASS!r} is what curves calls a mean; rename the class")
         if not kind.low <= self.level <= kind.high:  # NaN too
             raise ValueError(
                 f"{self.kind}: level must lie in {kind.low:g} to {kind.high:g} {kind.unit}".rstrip()
@@ -337,6 +340,25 @@ def featurise_without(
     logmel = featurise(waveform, config.vary(kind="logmel", n_mfcc=None, normalisation="none"))
     logmel[removed] = logmel[~removed].mean(dtype=np.float64)
     return from_logmel(logmel, config)
+
+
+def featurise_under(condition: Condition, waveform: npt.NDArray[Any], config: FeatureConfig) -> Float32:
+    """``featurise`` of a waveform that was perturbed, without the bands where it is they that are removed.
+
+    Args:
+        condition: what ``waveform`` bears, or, of kind "bands", is to bear.
+        waveform: (n_samples,) at ``config.sample_rate_hz``.
+        config: the definition.
+
+    Returns:
+        (n_rows, n_frames).
+
+    Raises:
+        ValueError: as ``featurise`` and ``featurise_without``.
+    """
+    if condition.kind != "bands":
+        return featurise(waveform, config)
+    return featurise_without(waveform, config, removed_bands(config, condition))
 
 
 # The sweep.
@@ -606,7 +628,7 @@ def _score_recording(
         try:
             waveforms = _waveforms(clean, condition, plan.sample_rate_hz, perturb)
             for config in {scorer.features for scorer in plan.scorers.values()}:
-                heard[config] = _features(waveforms[config.sample_rate_hz], config, condition)
+                heard[config] = featurise_under(condition, waveforms[config.sample_rate_hz], config)
         except ValueError as error:
             return AudioError(f"{path}: {condition}: {error}")
         for model, scorer in plan.scorers.items():
@@ -668,12 +690,6 @@ def _waveforms(
         return clean
     perturbed = perturb(clean[rate_hz])
     return {other_hz: resample(perturbed, rate_hz, other_hz) for other_hz in clean}
-
-
-def _features(waveform: Float32, config: FeatureConfig, condition: Condition) -> Float32:
-    if condition.kind != "bands":
-        return featurise(waveform, config)
-    return featurise_without(waveform, config, removed_bands(config, condition))
 
 
 def _read_noise(path: Path, sample_rate_hz: int) -> Float32:
@@ -750,7 +766,9 @@ def curves(
 ) -> list[Curve]:
     """A metric with intervals by subject at every level, and the area under each curve.
 
-    The same resamples of subjects are drawn for every model and condition, so that differences are paired.
+    The same resamples of subjects are drawn for every model and condition, so that differences are paired. Where
+    two or more classes of noise were tried at the same levels, one more curve, MEAN_CLASS, is the mean of theirs at
+    each level, with intervals of its own: what noise does, whichever it is.
 
     Args:
         scores: of a sweep.
@@ -763,7 +781,7 @@ def curves(
         seed: >= 0.
 
     Returns:
-        One curve for each model and (kind, name), in the order of the models and conditions.
+        One curve for each model and (kind, name), in the order of the models and conditions, MEAN_CLASS last.
 
     Raises:
         ValueError: labels or groups are not one a recording, no such metric or model, or as
@@ -781,9 +799,7 @@ def curves(
         raise ValueError(
             "ece: a resample repeats recordings and looks worse calibrated; use brier or log_loss"
         )
-    by_curve: dict[tuple[str, str], list[int]] = {}
-    for i, condition in enumerate(scores.conditions):
-        by_curve.setdefault((condition.kind, condition.name), []).append(i)
+    by_curve = _by_curve(scores.conditions)
 
     def interval(of: Statistic) -> Interval:
         rng = np.random.default_rng(seed)
@@ -795,14 +811,13 @@ def curves(
 
     made = []
     for model in scores.logits:
-        for (kind, name), unordered in by_curve.items():
-            indices = sorted(unordered, key=lambda i: scores.conditions[i].level)
-            levels = tuple(float(scores.conditions[i].level) for i in indices)
-            own = _statistics(scores, model, metric, y, indices)
+        for (kind, name), at in by_curve.items():
+            levels = tuple(sorted(at))
+            own = _statistics(scores, model, metric, y, [at[level] for level in levels])
             differences: tuple[Comparison, ...] = ()
             area_difference = None
             if baseline is not None and baseline != model:
-                theirs = _statistics(scores, baseline, metric, y, indices)
+                theirs = _statistics(scores, baseline, metric, y, [at[level] for level in levels])
                 differences = tuple(compare(a, b) for a, b in zip(own, theirs, strict=True))
                 area_difference = compare(_area(levels, own), _area(levels, theirs))
             made.append(
@@ -867,11 +882,26 @@ def _area(levels: Sequence[float], statistics: Sequence[Statistic]) -> Statistic
     return of
 
 
+def _by_curve(conditions: Sequence[Condition]) -> dict[tuple[str, str], dict[float, list[int]]]:
+    """(kind, name) -> level -> the conditions whose mean is that point: one, but for MEAN_CLASS."""
+    found: dict[tuple[str, str], dict[float, list[int]]] = {}
+    for i, condition in enumerate(conditions):
+        found.setdefault((condition.kind, condition.name), {})[float(condition.level)] = [i]
+    classes = [at for (kind, name), at in found.items() if kind == "noise" and name != GAUSSIAN]
+    if len(classes) > 1 and len({frozenset(at) for at in classes}) == 1:
+        found["noise", MEAN_CLASS] = {level: [i for at in classes for i in at[level]] for level in classes[0]}
+    return found
+
+
 def _statistics(
-    scores: Sweep, model: str, metric: str, labels: npt.NDArray[Any], indices: Sequence[int]
+    scores: Sweep, model: str, metric: str, labels: npt.NDArray[Any], points: Sequence[Sequence[int]]
 ) -> list[Statistic]:
     p, d = scores.probabilities[model], scores.decisions[model]
-    return [statistic(metric, labels, p[i], d[i]) for i in indices]
+
+    def mean(parts: Sequence[Statistic]) -> Statistic:
+        return lambda resamples: np.mean([part(resamples) for part in parts], axis=0)
+
+    return [mean([statistic(metric, labels, p[i], d[i]) for i in indices]) for indices in points]
 
 
 def robustness_lines(made: Sequence[Curve]) -> list[dict[str, Any]]:

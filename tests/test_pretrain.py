@@ -9,12 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vagitus import pretrain
+from vagitus.audio import read
+from vagitus.augment import codec
 from vagitus.checkpoint import learned_rows, load_model
 from vagitus.corpora import load_corpus
 from vagitus.features import FeatureConfig, featurise, normalise
 from vagitus.manifest import Manifest, build_manifest
 from vagitus.models import build_model
 from vagitus.pretrain import (
+    PretrainConfig,
     pretrain_selfsupervised,
     pretrain_supervised,
     refuse_overlap,
@@ -285,6 +289,21 @@ def test_a_limited_band_loses_its_highest_bands_only() -> None:
     assert min(changed) == 6 and max(changed) == 12
 
 
+def test_a_share_of_the_views_is_of_the_recording_as_a_codec_left_it() -> None:
+    x = logmels(2)
+    coded = [one - 1 for one in x]  # each band 4.3 dB lower, as no other change of these views leaves it
+    views = two_views(x, LOGMEL, views=STILL.model_copy(update={"codec_share": 0.4}), coded=coded)
+    n_coded = 0
+    for seed in range(200):
+        drawn, clean = (
+            v.view(1, np.random.default_rng(seed)) for v in (views, two_views(x, LOGMEL, views=STILL))
+        )
+        step = clean - drawn
+        assert step.std() < 1e-5 and round(float(step.mean()), 5) in (0, 1)
+        n_coded += step.mean() > 0.5
+    assert 60 <= n_coded <= 100  # 80 expected, with a standard deviation of 7
+
+
 def test_an_epoch_is_repeated_exactly_and_the_next_one_differs() -> None:
     views = two_views(
         logmels(7), config=CONFIG.model_copy(update={"batch_size": 3, "mask": 0.3}), noise=logmels(2, 9)
@@ -304,6 +323,8 @@ def test_an_epoch_is_repeated_exactly_and_the_next_one_differs() -> None:
         (4, {"config": CONFIG.model_copy(update={"batch_size": 1})}, "in batches of 1; a batch of one"),
         (4, {"front_end": FRONT_END.vary(n_bands=10)}, "arrays have \\[12\\] rows, the front end 10"),
         (4, {"views": ViewConfig(snr_db=(20, 0))}, "snr_db must be \\(lowest, highest\\)"),
+        (4, {"views": ViewConfig(codec_share=0.5)}, "codec_share is 0.5 with 0 coded recordings of 4"),
+        (4, {"coded": logmels(4)}, "codec_share is 0 with 4 coded recordings of 4"),
     ],
 )
 def test_views_refuse(n: int, changes: dict[str, Any], match: str) -> None:
@@ -417,6 +438,34 @@ def test_a_second_call_goes_on_from_the_first_with_its_network(tmp_path: Path) -
     ).shape == (3,)
     with pytest.raises(ValueError, match="another front end: normalisation 'mean'"):
         pretrain_views(tmp_path, start=start, front_end=LOGMEL)
+
+
+def test_views_through_codecs_are_made_of_the_recordings_and_repeat(tmp_path: Path) -> None:
+    manifest = speech(tmp_path / "speech", 4)
+    views = ViewConfig(codec_share=0.5, codecs=("mu_law", "opus"))
+    how: dict[str, Any] = {"options": SMALL, "save_collapsed": True, "manifests": [manifest]}
+    one, same = (pretrain_views(tmp_path, name=name, views=views, **how) for name in "ab")
+    plain = pretrain_views(tmp_path, name="c", **how)
+    weights = [made.model.convs[0].weight for made in (one, same, plain)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert one.card.provenance["views"]["codecs"] == ["mu_law", "opus"]
+
+
+def test_features_of_a_coded_recording_are_those_of_its_decoded_sound(tmp_path: Path) -> None:
+    manifest = speech(tmp_path / "speech", 2)
+    heard = pretrain._hear([manifest], LOGMEL, tmp_path / "cache", tmp_path, 1)
+    coded = pretrain._through_codecs(heard, ("mu_law",), 0, tmp_path, 1)
+    for i in range(len(manifest)):
+        sound = codec(read(manifest.file(i)).samples, RATE_HZ, "mu_law", 64)
+        np.testing.assert_array_equal(coded[i], featurise(sound, LOGMEL))
+        assert coded[i].shape == heard.table[i].shape and not np.array_equal(coded[i], heard.table[i])
+
+
+def test_which_codecs_there_are_is_known_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="no codec 'amr'; choose from mu_law, amr_nb, opus, mp3"):
+        ViewConfig(codecs=("amr",))
+    with pytest.raises(ValueError, match="views is for simclr and vicreg; leave it out for words"):
+        PretrainConfig(data=("speech",), task="words", views=ViewConfig())
 
 
 class Mute(nn.Module):

@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from torch import nn
 
 import vagitus
 from vagitus.audio import AudioError, read
-from vagitus.augment import warp_matrices
+from vagitus.augment import CODECS, codec, find_codec, warp_matrices
 from vagitus.calibration import Identity, softmax
 from vagitus.checkpoint import ModelCard, learned_rows, save_model, trained_on
 from vagitus.corpora import CORPORA
@@ -38,6 +39,7 @@ from vagitus.features import (
     FeatureConfig,
     Normalisation,
     Stretch,
+    featurise,
     featurise_files,
 )
 from vagitus.files import content_hash, working
@@ -113,6 +115,7 @@ class PretrainConfig(BaseModel):
         model: a row of MODELS.
         start: a model file to go on from instead, without labels; "" for random weights.
         noise: a corpus or manifest to mix into views; "" for none.
+        views: how the two views of a recording differ, without labels; None for the defaults of ``ViewConfig``.
         keep_out: the target's corpus or manifest, refused if any of it is among ``data``; "" for none.
         seed: of the parts, the weights and the batches.
         train: what it does not name is as in SUPERVISED or SELF_SUPERVISED, by the task.
@@ -128,6 +131,7 @@ class PretrainConfig(BaseModel):
     model: str = "res8"
     start: str = ""
     noise: str = ""
+    views: ViewConfig | None = None
     keep_out: str = ""
     seed: int = Field(0, ge=0)
     train: TrainConfig = SUPERVISED
@@ -149,7 +153,7 @@ class PretrainConfig(BaseModel):
             raise ValueError(f"no front end {self.front_end!r}; choose from {', '.join(PRESETS)}")
         if self.model not in MODELS:
             raise ValueError(f"no model {self.model!r}; choose from {', '.join(MODELS)}")
-        for name in ("start", "noise"):
+        for name in ("start", "noise", "views"):
             if getattr(self, name) and self.task in TASKS:
                 raise ValueError(f"{name} is for {' and '.join(METHODS)}; leave it out for {self.task}")
         if self.start and "model" in self.model_fields_set:
@@ -294,6 +298,7 @@ class _Heard(NamedTuple):
     """Recordings of several manifests with their features; row i of all is the same recording."""
 
     table: FeatureTable
+    stretches: list[Stretch]
     recording: NDArray[np.str_]  # (n,) file
     label: NDArray[np.str_]  # (n,), with the corpus in front where there are several
     bare_label: NDArray[np.str_]  # (n,), without
@@ -346,12 +351,51 @@ def _hear(
         notes.append(f"{len(bad)} recordings could not be read, first {bad[0][0]}")
     return _Heard(
         table,
+        [stretches[k] for k in kept],
         np.array([str(stretches[k].path) for k in kept]),
         column("label", prefixed=several),
         column("label", prefixed=False),
         column("subject", prefixed=several),
         notes,
     )
+
+
+def _through_codecs(
+    heard: _Heard, codecs: Sequence[str], seed: int, work: Path, n_workers: int
+) -> FeatureTable:
+    """The same recordings, each as one of the codecs left it at one of its bit rates, both drawn by ``seed``."""
+    config = heard.table.config
+    for name in codecs:
+        find_codec(name)
+
+    def jobs() -> Iterator[tuple[Stretch, str, float]]:
+        for k, stretch in enumerate(heard.stretches):
+            rng = np.random.default_rng([seed, k])
+            name = codecs[int(rng.integers(len(codecs)))]
+            yield stretch, name, float(rng.choice(CODECS[name].kbps))
+
+    def in_order() -> Iterator[Float32]:
+        early: dict[int, Float32 | Quarantined] = {}
+        n_done = 0
+        for k, found in spread(partial(_coded, config), jobs(), n_workers):
+            early[k] = found
+            while n_done in early:
+                next_one = early.pop(n_done)
+                if isinstance(next_one, Quarantined):
+                    raise ValueError(
+                        f"{heard.stretches[n_done].path}: no codec can be run on it: {next_one.error}"
+                    )
+                yield next_one
+                n_done += 1
+
+    return write_feature_table(work / "coded.npy", config, np.diff(heard.table.offsets).tolist(), in_order())
+
+
+def _coded(config: FeatureConfig, stretch: Stretch, name: str, kbps: float) -> Float32:
+    sound = read(
+        stretch.path, sample_rate_hz=config.sample_rate_hz, start_s=stretch.start_s, end_s=stretch.end_s
+    )
+    return featurise(codec(sound.samples, sound.sample_rate_hz, name, kbps), config)
 
 
 @joined()
@@ -687,21 +731,29 @@ def pretrain_selfsupervised(
             if noise is not None
             else None
         )
+        views = views or ViewConfig()
+        coded = (
+            from_first(lambda: _through_codecs(heard, views.codecs, seed, work, workers))
+            if views.codec_share
+            else None
+        )
         batches = TwoViews(
             heard.table,
             front_end,
             window_frames=window_frames,
             config=config,
-            views=views or ViewConfig(),
+            views=views,
             seed=seed,
             noise=pool.table if pool is not None else (),
+            coded=coded if coded is not None else (),
         )
         announce(f"{method} of {model_name} on {len(heard.table)} recordings")
 
         def state_path() -> Path:
-            noise_hash = content_hash(pool.table.path) if pool is not None else ""
+            mixed = (pool.table if pool is not None else None, coded)
+            hashes = [content_hash(table.path) if table is not None else "" for table in mixed]
             start_hash = began.get("started_from", "")
-            network = (front_end, model_name, own, method, batches.views, start_hash, noise_hash)
+            network = (front_end, model_name, own, method, views, start_hash, *hashes)
             return work / f"{_digest(heard, *network)}.state"
 
         history = learn_from_views(
@@ -723,7 +775,7 @@ def pretrain_selfsupervised(
             card.provenance.update(
                 method=method,
                 task="",
-                views=batches.views.model_dump(mode="json"),
+                views=views.model_dump(mode="json"),
                 noise=noise.source if noise is not None else "",
                 metrics={name: history[-1][name] for name in ("feature_rank", "feature_spread")},
                 collapse=collapse,

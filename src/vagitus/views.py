@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vagitus.augment import mask_bands_and_frames
+from vagitus.augment import CODECS, mask_bands_and_frames
 from vagitus.features import LEVEL_REFERENCE, STD_FLOOR, FeatureConfig
 from vagitus.losses import nt_xent, vicreg_terms
 from vagitus.ranks import from_first, rows_of_all, share
@@ -48,9 +48,9 @@ class ViewConfig(BaseModel):
         snr_db: lowest and highest signal-to-noise ratio, of the mean power over bands and frames.
         band_limit_share: share of views that lose their highest bands.
         lowest_band_share: the share of bands that is left at least.
-
-    Views are made of log-mel spectra that are computed once, so that no codec is run on them: of what a telephone's
-    codec does to a recording they have the bands that it takes away, not the noise that it adds.
+        codec_share: share of views that are of the recording as a codec left it. Needs its features once more: each
+            recording goes through one of ``codecs``, at one of its bit rates, before training.
+        codecs: rows of ``augment.CODECS``; but for ``mu_law`` they need the extra ``codecs``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +60,16 @@ class ViewConfig(BaseModel):
     snr_db: tuple[float, float] = (0.0, 20.0)
     band_limit_share: float = Field(0.3, ge=0, le=1)
     lowest_band_share: float = Field(0.5, gt=0, le=1)
+    codec_share: float = Field(0.0, ge=0, le=1)
+    codecs: tuple[str, ...] = Field(("amr_nb", "opus"), min_length=1)
+
+    @field_validator("codecs")
+    @classmethod
+    def _known_codecs(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in CODECS:
+                raise ValueError(f"no codec {name!r}; choose from {', '.join(CODECS)}")
+        return given
 
 
 class ViewBatch(NamedTuple):
@@ -74,15 +84,17 @@ class _View(NamedTuple):
     gain_db: float
     noise: tuple[int, int, float] | None  # which of the pool, from which frame, at which SNR in dB
     first_lost: int  # band, from which on the view has none
+    coded: bool
 
 
 class TwoViews:
     """Two random views of each recording, in batches: what ``fit`` calls once an epoch. Labels play no part.
 
-    A view is a crop that starts at a random frame; then its level, noise, a limited band, the front end's
-    normalisation, and SpecAugment's masks. Normalisation belongs to the whole recording, which would have to
-    be changed whole: instead its mean is moved by as much as the crop's mean was. Batches are all of one
-    size, since a contrast among fewer is another loss; what does not fill one waits for another epoch.
+    A view is a crop that starts at a random frame, of the recording or of what a codec left of it; then its
+    level, noise, a limited band, the front end's normalisation, and SpecAugment's masks. Normalisation belongs to
+    the whole recording, which would have to be changed whole: instead its mean is moved by as much as the crop's
+    mean was. Batches are all of one size, since a contrast among fewer is another loss; what does not fill one
+    waits for another epoch.
 
     Args:
         logmel: one (n_bands, n_frames) array per recording without normalisation; may be memory-mapped.
@@ -91,10 +103,11 @@ class TwoViews:
         config: ``batch_size`` and ``mask``.
         views: how views differ.
         noise: log-mel arrays as ``logmel``; empty for none.
+        coded: the recordings of ``logmel`` after a codec, frame by frame; for ``codec_share`` alone.
 
     Raises:
         ValueError: fewer than two recordings, a batch of one, arrays that are not this front end's log-mel, an
-            SNR range upside down.
+            SNR range upside down, a ``codec_share`` without ``coded`` or the reverse.
     """
 
     def __init__(
@@ -107,13 +120,19 @@ class TwoViews:
         views: ViewConfig,
         seed: int,
         noise: Sequence[Float32] = (),
+        coded: Sequence[Float32] = (),
     ) -> None:
         if len(logmel) < 2 or config.batch_size < 2:
             raise ValueError(
                 f"got {len(logmel)} recordings in batches of {config.batch_size}; a batch of one recording has no "
                 "other to compare with, give 2 or more of both"
             )
-        n_bands = {len(x) for x in (*logmel, *noise)}
+        if len(coded) != (len(logmel) if views.codec_share else 0):
+            raise ValueError(
+                f"codec_share is {views.codec_share:g} with {len(coded)} coded recordings of {len(logmel)}; give "
+                "every recording as a codec left it, or a share of 0"
+            )
+        n_bands = {len(x) for x in (*logmel, *noise, *coded)}
         if n_bands != {front_end.n_bands}:
             raise ValueError(
                 f"arrays have {sorted(n_bands)} rows, the front end {front_end.n_bands} mel bands"
@@ -121,7 +140,7 @@ class TwoViews:
         if views.snr_db[0] > views.snr_db[1]:
             raise ValueError(f"snr_db must be (lowest, highest), got {views.snr_db}")
         self.logmel, self.front_end, self.window_frames = logmel, front_end, window_frames
-        self.mask, self.views, self.seed, self.noise = config.mask, views, seed, noise
+        self.mask, self.views, self.seed, self.noise, self.coded = config.mask, views, seed, noise, coded
         self.batch_size = min(config.batch_size, len(logmel))
         self.means, self.deviations = from_first(self._statistics)  # not read through by every process
 
@@ -170,11 +189,14 @@ class TwoViews:
         n_bands = first_lost = self.front_end.n_bands
         if rng.random() < self.views.band_limit_share:
             first_lost = int(rng.integers(math.ceil(self.views.lowest_band_share * n_bands), n_bands + 1))
-        return _View(start, gain_db, noise, first_lost)
+        # Without coded recordings nothing is drawn for them: the views of a seed stay what they were.
+        coded = len(self.coded) > 0 and rng.random() < self.views.codec_share
+        return _View(start, gain_db, noise, first_lost, coded)
 
     def _view(self, i: int, drawn: "_View") -> Float32:
         clean = self._crop(self.logmel[i], drawn.start)
-        y = clean + LOG_PER_DB * drawn.gain_db
+        y = self._crop(self.coded[i], drawn.start) if drawn.coded else clean
+        y = y + LOG_PER_DB * drawn.gain_db
         if drawn.noise is not None:
             k, start, snr_db = drawn.noise
             y = mix_powers(y, self._crop(self.noise[k], start), snr_db)

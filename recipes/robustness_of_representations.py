@@ -40,7 +40,7 @@ from vagitus.encoders import open_encoder
 from vagitus.features import FeatureCache, FeatureConfig, over_files
 from vagitus.files import atomic_path, write_atomic
 from vagitus.jobs import Job, run_jobs
-from vagitus.manifest import Manifest, build_manifest
+from vagitus.manifest import Manifest
 from vagitus.plan import StudyConfig, make_plan
 from vagitus.results import decide, finite, settle
 from vagitus.robustness import (
@@ -171,7 +171,7 @@ def enlarged(
         tables[name] = twin or enlarged_table(clean, name, rows, wanted, noises, folder, n_workers)
     dataset = replace(
         clean,
-        manifest=_repeated(clean.manifest, origin),
+        manifest=clean.manifest.select(origin),
         labels=clean.labels[origin],
         groups=clean.groups[origin],
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
@@ -268,23 +268,6 @@ def embed_under(
     except ValueError as error:
         return AudioError(str(error))
     return np.stack(found)
-
-
-def _repeated(manifest: Manifest, origin: NDArray[np.int64]) -> Manifest:
-    """Rows again and again: for the subjects and labels, not for the files, which are read above."""
-    return build_manifest(
-        (
-            {
-                "path": f"{i}/{manifest.path[row]}",
-                "subject": manifest.subject[row],
-                "label": manifest.label[row],
-                "site": manifest.site[row],
-            }
-            for i, row in enumerate(origin)
-        ),
-        manifest.root,
-        NAME,
-    )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def panels(n_panels: int, width: float) -> "tuple[Figure, list[Axes]]":
-    """A row of panels that share their y axis, each ``width`` inches wide."""
+def panels(n_panels: int, width: float, n_columns: int | None = None) -> "tuple[Figure, list[Axes]]":
+    """Panels that share their y axis, each ``width`` inches wide; in one row, or in rows of ``n_columns``."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, n_panels, figsize=(width * n_panels, 4), sharey=True, squeeze=False)
-    return figure, list(axes[0])
+    n_columns = min(n_columns or n_panels, n_panels)
+    n_rows = -(-n_panels // n_columns)
+    height = 4 if n_rows == 1 else 0.8 * width
+    figure, axes = pyplot.subplots(
+        n_rows,
+        n_columns,
+        figsize=(width * n_columns, height * n_rows),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    used = list(axes.flat)
+    for empty in used[n_panels:]:
+        empty.set_axis_off()
+    return figure, used[:n_panels]
 
 
 def save_svg(figure: "Figure", path: Path) -> None:
@@ -27,7 +40,6 @@ def save_svg(figure: "Figure", path: Path) -> None:
     import matplotlib
     from matplotlib import pyplot
 
-    figure.tight_layout()
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

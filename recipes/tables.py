@@ -13,6 +13,7 @@ from typing import Any
 from cry_tables import SECTIONS as CRY_SECTIONS
 from drawing import panels, save_svg
 from representation_table import PREFIX, overview, plot_label_efficiency
+from robustness_table import curves_table, plot_curves
 
 from vagitus.files import write_atomic
 
@@ -170,31 +171,21 @@ def plot_smaller(name: str) -> None:
 
 
 def robustness_section(name: str) -> str:
-    """Areas under the curves of every network, and the curves' points in noise and when cut short."""
-    about, *lines = read_results(name)
-    baseline = about.get("baseline", "dense")
+    """Means along the curves of every model, and a figure of the curves."""
+    lines = read_results(name)
+    about = lines[0]
+    arguments = about.get("arguments", "")
+    script = name.removesuffix(f"-{arguments}").replace("-", "_")
     text = f"\n## {about['data']}: {name.replace('-', ' ')} ({name})\n\n"
-    text += f"`python recipes/{name.replace('-', '_')}.py`\n\n{about['n_recordings']} recordings, "
-    text += f"{about['n_subjects']} subjects, out of fold, seed {about['seed']}. AUROC; in bold the "
-    text += f"mean along a curve (its area over its span) with the paired difference from {baseline}.\n\n"
-    ways = about["ways"]
-    rows = [["curve", *ways], ["---"] * (1 + len(ways))]
-    for kind, curve in dict.fromkeys((line["condition"], line["name"]) for line in lines):
-        own = [line for line in lines if (line["condition"], line["name"]) == (kind, curve)]
-        areas = {line["model"]: line for line in own if line["kind"] == "robustness_area"}
-        points = [line for line in own if line["kind"] == "robustness"]
-        if len(points) > len(ways):  # a curve of one level has no area
-            shown = [f"{cell(areas[way])}{_against(areas[way])}" for way in ways]
-            rows.append([f"**{kind} {curve}**, mean", *shown])
-        for level in dict.fromkeys(line["level"] for line in points):
-            at = {line["model"]: line for line in points if line["level"] == level}
-            rows.append([f"{kind} {curve} {level:g} {points[0]['unit']}", *(cell(at[way]) for way in ways)])
-    return text + markdown(rows)
-
-
-def _against(area: dict[str, Any]) -> str:
-    difference = area.get("difference")
-    return "" if difference is None else f" ({difference:+.3f}, p {area['p_holm']:.2f})"
+    text += f"`{f'python recipes/{script}.py {arguments}'.strip()}`\n\n{about['n_recordings']} recordings, "
+    text += f"{about['n_subjects']} subjects, out of fold, seed {about['seed']}. The mean of the AUROC along each "
+    text += "curve, its area over its span, and in parentheses the paired difference from "
+    text += (
+        f"{about.get('baseline', 'dense')}; in bold where its interval leaves out zero (not adjusted for the "
+    )
+    text += "number of curves; the lines hold p adjusted by Holm, and every point).\n\n"
+    text += f"![AUROC as recordings get worse](docs/{name}.svg)\n\n"
+    return text + markdown(curves_table(lines))
 
 
 def size_table(lines: list[dict[str, Any]], metric: str, title: str) -> str:
@@ -530,6 +521,8 @@ def write_tables() -> None:
     for name in names:
         if kinds[name] == "compression":
             plot_smaller(name)
+        elif kinds[name] == "robustness_study":
+            save_svg(plot_curves(read_results(name)), DOCS / f"{name}.svg")
     readme = (ROOT / "README.md").read_text()
     filled = MARKED.sub(lambda m: f"{m[1]}{arms_table(read_results(m[2]))}{m[3]}", readme)
     write_atomic(ROOT / "README.md", filled)

@@ -81,19 +81,23 @@ def source(path: Path) -> Path:
     return path
 
 
-def encoder(path: Path) -> Path:
-    """waveform (1, n_samples) at 8 kHz -> its mean and its mean square, (1, 2)."""
+def encoder(path: Path, *, least_power: float = 0.0) -> Path:
+    """waveform (1, n_samples) at 8 kHz -> its mean and ln(mean square - least_power), (1, 2); NaN for quieter ones."""
+    least = helper.make_tensor("least", TensorProto.FLOAT, [1], [least_power])
     nodes = [
         helper.make_node("ReduceMean", ["waveform"], ["mean"], axes=[1], keepdims=1),
         helper.make_node("Mul", ["waveform", "waveform"], ["square"]),
         helper.make_node("ReduceMean", ["square"], ["power"], axes=[1], keepdims=1),
-        helper.make_node("Concat", ["mean", "power"], ["embedding"], axis=1),
+        helper.make_node("Sub", ["power", "least"], ["above"]),
+        helper.make_node("Log", ["above"], ["level"]),
+        helper.make_node("Concat", ["mean", "level"], ["embedding"], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
         "encoder",
         [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "n_samples"])],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, 2])],
+        [least],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     helper.set_model_props(model, {"sample_rate_hz": "8000"})

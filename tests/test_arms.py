@@ -187,7 +187,7 @@ def test_layers_of_a_source_are_frozen_or_learn_more_slowly_as_the_budget_says(
         budget = study_data.BUDGET.model_copy(update=how)
         model, _ = train_network(dataset, fold, budget, None, table="words", start=source)
         return {
-            name: float((value.detach() - before[name]).abs().mean())
+            name: float((value.detach() - before[name].detach()).abs().mean())
             for name, value in model.named_parameters()
             if name in before and not name.startswith("head.")
         }

@@ -85,6 +85,14 @@ def test_the_corpora_are_listed_for_people_and_programs() -> None:
         ),
         (["study", "x.csv", "--source", "words"], "--source 'words': write NAME=FILE"),
         (
+            ["study", "x.csv", "--arms", "svm,scratch", "--source", "simclr=m.safetensors"],
+            "--source simclr: no arm begins with it among svm, scratch; name one, or leave it out",
+        ),
+        (
+            ["study", "x.csv", "--arms", "svm", "--encoder", "onnx:m.onnx"],
+            "--encoder: no arm begins with it among svm",
+        ),
+        (
             ["compress", "x.safetensors", "--epochs", "3"],
             "--epochs is of fine-tuning, which needs recordings",
         ),

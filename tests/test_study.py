@@ -17,6 +17,7 @@ import torch
 
 from vagitus.arms import SHIPPED_SOURCES, SOURCES, find_arm
 from vagitus.arms.contract import Arm
+from vagitus.audio import read
 from vagitus.checkpoint import WEIGHTS, load_model, save_model, trained_on
 from vagitus.compression import CompressConfig
 from vagitus.corpora.simulated import generate
@@ -423,9 +424,10 @@ def test_leaving_a_site_out_reports_the_mean_over_sites(manifest: Manifest, fold
 
 
 def test_a_site_left_out_again_has_another_dev_part(manifest: Manifest) -> None:
-    labels = manifest.encode_labels(order_classes(manifest, ""))
+    class_names = order_classes(manifest, "")
+    labels = manifest.encode_labels(class_names)
     config = StudyConfig(data="recordings.csv", split="sites", repeats=2)
-    first, again = make_folds(config, manifest, labels, manifest.subject)
+    first, again = make_folds(config, manifest, labels, manifest.subject, class_names)
     assert [fold.name for fold in again] == [f"{site}, repeat 1" for site in manifest.site_names]
     for fold, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(fold.test, other.test)
@@ -482,6 +484,46 @@ def test_the_positive_class_is_the_one_named_or_the_one_that_is_not_normal(manif
 def test_a_study_that_cannot_be_is_refused_before_it_starts(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudyConfig.model_validate({"data": "x.csv", **changes})
+
+
+def test_what_an_encoder_cannot_embed_is_left_out_and_named_up_to_a_share(
+    manifest: Manifest, folder: Path
+) -> None:
+    powers = np.array(
+        [np.mean(read(manifest.file(i), sample_rate_hz=8000).samples ** 2) for i in range(len(manifest))]
+    )
+    quiet = np.argsort(powers)
+
+    def plan(n_lost: int, max_bad: float) -> Plan:
+        least = float(powers[quiet[n_lost - 1 : n_lost + 1]].mean())  # between two recordings
+        path = study_data.encoder(folder / f"encoder-{n_lost}.onnx", least_power=least)
+        config = study_data.config(arms=("encoder-probe",), encoder=f"onnx:{path}", max_bad=max_bad)
+        out = folder / f"embedded-{n_lost}"
+        return make_plan(config, manifest, out, "case", "", FeatureCache(out), 1, lambda text: None)
+
+    made = plan(2, 0.05)
+    kept = np.sort(quiet[2:])
+    assert made.dataset.manifest.path.tolist() == manifest.path[kept].tolist()
+    assert made.dataset.embeddings.shape == (len(kept), 2) and len(made.dataset.groups) == len(kept)
+    np.testing.assert_allclose(
+        np.exp(made.dataset.embeddings[:, 1]), powers[kept] - powers[quiet[1:3]].mean(), rtol=1e-3, atol=1e-9
+    )
+    reasons = made.audit.problems[~made.audit.usable].tolist()
+    for row, reason in zip(sorted(quiet[:2]), reasons, strict=True):
+        assert str(manifest.path[row]) in reason and "not finite" in reason
+    with pytest.raises(
+        ValueError,
+        match=r"3 of 48 recordings cannot be used, more than max_bad = 5%; the first: .*not finite",
+    ):
+        plan(3, 0.05)
+
+
+def test_what_is_scarce_is_called_by_its_name(manifest: Manifest) -> None:
+    class_names = order_classes(manifest, "")
+    labels = manifest.encode_labels(class_names)
+    config = StudyConfig(data="recordings.csv", n_folds=13)
+    with pytest.raises(ValueError, match=r"label '(case|control)' has 12 subjects; 13 folds"):
+        make_folds(config, manifest, labels, manifest.subject, class_names)
 
 
 def test_every_source_that_a_study_needs_no_file_for_is_shipped() -> None:

@@ -204,7 +204,7 @@ def study(
     from vagitus.config import checked, load_toml
     from vagitus.export import export_onnx
     from vagitus.parity import ParityError
-    from vagitus.plan import QUICK, StudyConfig
+    from vagitus.plan import QUICK, StudyConfig, fronts
     from vagitus.report import write_report
     from vagitus.results import finite
     from vagitus.study import run_study
@@ -256,6 +256,12 @@ def study(
     if "data" not in given:
         raise ValueError("nothing to study: give a manifest, --corpus NAME or --recipe FILE")
     config = checked(StudyConfig, given, str(recipe) if recipe else "options")
+    for name in (*(options["sources"] or ()), *(["encoder"] if encoder else ())):
+        if name not in fronts(config.arms):
+            option = "--encoder" if name == "encoder" else f"--source {name}"
+            raise ValueError(
+                f"{option}: no arm begins with it among {', '.join(config.arms)}; name one, or leave it out"
+            )
     manifest, corpus_positive, corpus_front_end = _open(
         config.data, config.task, Path(config.root) if config.root else None
     )

@@ -1,6 +1,7 @@
 """What a study is before its jobs: its settings, its recordings as a dataset, and its folds."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,13 +115,13 @@ class StudyConfig(BaseModel):
         if unknown:
             raise ValueError(f"no source {unknown[0]!r}; choose from {', '.join(SOURCES)}")
         given = {*self.sources, *SHIPPED_SOURCES}
-        missing = [name for name in SOURCES if name in _fronts(self.arms) - given]
+        missing = [name for name in SOURCES if name in fronts(self.arms) - given]
         if missing:
             raise ValueError(
                 f"an arm begins with the source {missing[0]!r}, which does not come with this package; make one with "
                 f"`vagitus pretrain --task {missing[0]}` and name its file: --source {missing[0]}=FILE"
             )
-        if "encoder" in _fronts(self.arms) and not self.encoder:
+        if "encoder" in fronts(self.arms) and not self.encoder:
             raise ValueError("a probe of an encoder needs the encoder: encoder = 'ge2e:FILE' or 'onnx:FILE'")
         if "ge2e-probe" in self.arms and not self.encoder.startswith("ge2e:"):
             raise ValueError(
@@ -169,30 +170,45 @@ def make_plan(
     positive = config.positive or positive
     class_names = order_classes(labelled, positive)
     validate_for_study(labelled, config.n_folds if config.split == "subjects" else 2)
-    make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject)
+    make_folds(config, labelled, labelled.encode_labels(class_names), labelled.subject, class_names)
     sources = source_files(config)
     heard_by_sources = source_front_ends(sources, config.arms)
     if config.budget.freeze_up_to:
         for name, path in sources.items():
             source, _ = load_source(path, heard_by_sources[name])
             freeze_up_to(source, config.budget.freeze_up_to, n_mels=heard_by_sources[name].n_rows)
-    encoder = config.encoder if "encoder" in _fronts(config.arms) else ""
+    encoder = config.encoder if "encoder" in fronts(config.arms) else ""
     if encoder:
         open_encoder(encoder)
     found, usable, groups = audited(labelled, config.max_bad, n_workers, announce)
     _refuse_learned(usable, sources)
+    embeddings = np.empty((0, 0), np.float32)
+    if encoder:
+        announce(f"embedding {len(usable)} recordings")
+        embeddings, why_not = embed(usable, encoder, cache.folder, n_workers)
+        if why_not:
+            found = _without(found, why_not)
+            _refuse_many_bad(found, labelled, config.max_bad)
+            kept = np.setdiff1d(np.arange(len(usable)), list(why_not))
+            usable, groups = usable.select(kept), groups[kept]
     notes = validate_for_study(usable, config.n_folds if config.split == "subjects" else 2)
     if not positive and len(class_names) == 2:
         notes = (*notes, f"the positive class is taken to be {class_names[-1]!r}; --positive changes it")
     labels = usable.encode_labels(class_names)
     if config.split == "column":
         _refuse_shared_recordings(labelled, found)
-    repeats = make_folds(config, usable, labels, groups)
+    repeats = make_folds(config, usable, labels, groups, class_names)
     check_targets(config.arms, repeats[0])
     for repeat, folds in enumerate(repeats):
         for fold in folds:  # that each can be divided again is known before the features are computed
             known = np.concatenate([fold.train, fold.dev])
-            most_folds(labels[known], groups[known], config.budget.n_inner_folds, seed=config.seed + repeat)
+            most_folds(
+                labels[known],
+                groups[known],
+                config.budget.n_inner_folds,
+                seed=config.seed + repeat,
+                class_names=class_names,
+            )
     announce(f"computing features of {len(usable)} recordings")
     preset = PRESETS[config.front_end or front_end or DEFAULT_FRONT_END]
     chosen = front_ends(preset, config.arms, config.normalisation) | heard_by_sources
@@ -205,7 +221,7 @@ def make_plan(
         duration_s=np.diff(tables["study"].offsets) / tables["study"].config.frames_per_s,
         tables=tables,
         sources=sources,
-        **({"embeddings": embed(usable, encoder, cache.folder, n_workers)} if encoder else {}),
+        embeddings=embeddings,
     )
     return Plan(dataset, found, repeats, notes)
 
@@ -220,16 +236,29 @@ def audited(
     """
     announce(f"auditing {len(labelled)} recordings")
     found = audit(labelled, n_workers=n_workers)
-    n_bad = int((~found.usable).sum())
-    if n_bad > max_bad * len(labelled):
-        raise ValueError(
-            f"{labelled.source}: {n_bad} of {len(labelled)} recordings cannot be used, more than max_bad = "
-            f"{max_bad:.0%}; `vagitus audit` names each and why"
-        )
+    _refuse_many_bad(found, labelled, max_bad)
     usable = labelled.select(found.usable)
     here = set(usable.subject.tolist())
     tied = [pair for pair in found.duplicate_subjects if here.issuperset(pair)]
     return found, usable, merge_subjects(usable.subject, tied)
+
+
+def _refuse_many_bad(found: Audit, labelled: Manifest, max_bad: float) -> None:
+    n_bad = int((~found.usable).sum())
+    if n_bad > max_bad * len(labelled):
+        first = str(found.problems[~found.usable][0])
+        raise ValueError(
+            f"{labelled.source}: {n_bad} of {len(labelled)} recordings cannot be used, more than max_bad = "
+            f"{max_bad:.0%}; the first: {first}; `vagitus audit` names each that cannot be read"
+        )
+
+
+def _without(found: Audit, why_not: Mapping[int, str]) -> Audit:
+    """The audit with some of the usable recordings, counted among these alone, marked as not usable."""
+    rows = np.flatnonzero(found.usable)[list(why_not)]
+    usable, problems = found.usable.copy(), found.problems.astype(object)
+    usable[rows], problems[rows] = False, list(why_not.values())
+    return replace(found, usable=usable, problems=problems.astype(np.str_))
 
 
 def order_classes(manifest: Manifest, positive: str) -> tuple[str, ...]:
@@ -265,7 +294,7 @@ def front_ends(
     classical arms standardise by themselves, and take the level of a band as evidence.
     """
     first, *others = normalisations
-    wanted = _fronts(arms)
+    wanted = fronts(arms)
     networks = {"study": study.vary(normalisation=first)}
     networks |= {f"study {name}": study.vary(normalisation=name) for name in others}
     every = {
@@ -284,7 +313,7 @@ def source_files(config: StudyConfig) -> dict[str, Path]:
     files = {
         name: Path(config.sources[name]) if name in config.sources else shipped(f"{name}-res8")
         for name in SOURCES
-        if name in _fronts(config.arms)
+        if name in fronts(config.arms)
     }
     for name, path in files.items():
         provenance = read_card(path).provenance
@@ -312,19 +341,25 @@ def source_front_ends(sources: Mapping[str, Path], arms: tuple[str, ...]) -> dic
     return heard | {name: config for name, config in plain.items() if name in views}
 
 
-def embed(manifest: Manifest, encoder: str, folder: Path, n_workers: int = 1) -> NDArray[np.float32]:
-    """(n, dim) embeddings of the recordings by ``KIND:FILE``, cached under ``folder``.
+def embed(
+    manifest: Manifest, encoder: str, folder: Path, n_workers: int = 1
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Embeddings of the recordings by ``KIND:FILE``, cached under ``folder``.
 
-    Raises:
-        ValueError: a recording that it cannot embed; names the row.
+    Returns:
+        (n, dim) of those that it can embed, in their order; and, by row, why not, of the others.
     """
     stretches = ((manifest.file(i), *manifest.stretch(i)) for i in range(len(manifest)))
     rows: dict[int, NDArray[np.float32]] = {}
+    why_not: dict[int, str] = {}
     for i, embedding in embed_files(stretches, encoder, EmbeddingCache(folder / "embeddings"), n_workers):
         if isinstance(embedding, AudioError):
-            raise ValueError(f"{manifest.where(i)}: {embedding}") from embedding
-        rows[i] = embedding
-    return np.stack([rows[i] for i in range(len(manifest))])
+            why_not[i] = f"{manifest.where(i)}: {embedding}".replace(f"{manifest.root}/", "")
+        else:
+            rows[i] = embedding
+    if not rows:
+        raise ValueError(f"{encoder} can embed none of the recordings; {why_not[0]}")
+    return np.stack([rows[i] for i in sorted(rows)]), dict(sorted(why_not.items()))
 
 
 def _refuse_learned(manifest: Manifest, sources: Mapping[str, Path]) -> None:
@@ -338,7 +373,8 @@ def _refuse_learned(manifest: Manifest, sources: Mapping[str, Path]) -> None:
             )
 
 
-def _fronts(arms: tuple[str, ...]) -> set[str]:
+def fronts(arms: tuple[str, ...]) -> set[str]:
+    """What the arms hear or begin with: front ends, names of sources, "encoder"."""
     return {arm.front_end for arm in map(find_arm, arms) if isinstance(arm, Arm)}
 
 
@@ -369,14 +405,23 @@ def feature_tables(
 
 
 def make_folds(
-    config: StudyConfig, manifest: Manifest, labels: NDArray[np.int64], groups: NDArray[np.str_]
+    config: StudyConfig,
+    manifest: Manifest,
+    labels: NDArray[np.int64],
+    groups: NDArray[np.str_],
+    class_names: tuple[str, ...],
 ) -> list[list[Fold]]:
     """The folds of each repeat, every one checked to keep groups apart."""
     if config.split == "sites":
         repeats = []
         for repeat in range(config.repeats):
             folds = leave_one_site_out(
-                labels, groups, manifest.site, seed=config.seed + repeat, only=config.target_site
+                labels,
+                groups,
+                manifest.site,
+                seed=config.seed + repeat,
+                only=config.target_site,
+                class_names=class_names,
             )
             again = f", repeat {repeat}" if repeat else ""
             repeats.append([fold._replace(name=fold.name + again) for fold in folds])
@@ -384,7 +429,14 @@ def make_folds(
         repeats = [predefined(manifest.split, groups, manifest.label)]
     else:
         repeats = [
-            grouped_folds(labels, groups, n_folds=config.n_folds, seed=config.seed, repeat=repeat)
+            grouped_folds(
+                labels,
+                groups,
+                n_folds=config.n_folds,
+                seed=config.seed,
+                repeat=repeat,
+                class_names=class_names,
+            )
             for repeat in range(config.repeats)
         ]
     for fold in (fold for folds in repeats for fold in folds):
@@ -393,7 +445,14 @@ def make_folds(
         return repeats
     repeats = [
         [
-            fewer_subjects(fold, labels, groups, config.labelled_share, seed=config.seed + repeat)
+            fewer_subjects(
+                fold,
+                labels,
+                groups,
+                config.labelled_share,
+                seed=config.seed + repeat,
+                class_names=class_names,
+            )
             for fold in folds
         ]
         for repeat, folds in enumerate(repeats)

@@ -10,7 +10,7 @@ Conventions
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -43,7 +43,13 @@ class Fold(NamedTuple):
 
 
 def grouped_folds(
-    labels: ArrayLike, subjects: ArrayLike, *, n_folds: int = 5, seed: int = 0, repeat: int = 0
+    labels: ArrayLike,
+    subjects: ArrayLike,
+    *,
+    n_folds: int = 5,
+    seed: int = 0,
+    repeat: int = 0,
+    class_names: Sequence[str] = (),
 ) -> list[Fold]:
     """Stratified folds that keep every subject whole, each with a dev part made the same way.
 
@@ -63,6 +69,7 @@ def grouped_folds(
         n_folds: ≥ 2.
         seed: of the whole study.
         repeat: which repetition, ≥ 0; another one gives other folds.
+        class_names: what messages call labels that are indices 0, 1, …; () for labels that are names.
 
     Returns:
         ``n_folds`` folds named ``repeat{r}-fold{f}``; every part of each holds every class.
@@ -71,7 +78,7 @@ def grouped_folds(
         ValueError: a label or subject is blank, lengths differ, or a class has too few subjects to stand in
             train, dev and test of every fold; names the class and the way out.
     """
-    names, y, group = _groups(labels, subjects)
+    names, y, group = _groups(labels, subjects, class_names)
     n_needed = subjects_needed(n_folds)
     if repeat < 0:
         raise ValueError(f"repeat is {repeat}; repeats count from 0")
@@ -104,7 +111,13 @@ def grouped_folds(
 
 
 def most_folds(
-    labels: ArrayLike, subjects: ArrayLike, wanted: int, *, seed: int = 0, n_repeats: int = 1
+    labels: ArrayLike,
+    subjects: ArrayLike,
+    wanted: int,
+    *,
+    seed: int = 0,
+    n_repeats: int = 1,
+    class_names: Sequence[str] = (),
 ) -> int:
     """The largest number of folds, ``wanted`` or fewer, that ``grouped_folds`` accepts.
 
@@ -117,13 +130,14 @@ def most_folds(
         wanted: ≥ 2.
         seed: as for ``grouped_folds``.
         n_repeats: ≥ 1; all of these repeats accept the number.
+        class_names: as for ``grouped_folds``.
 
     Raises:
         ValueError: no number from 2 to ``wanted`` is accepted; names the class and the way out.
     """
     if wanted < 2 or n_repeats < 1:
         raise ValueError(f"wanted is {wanted} and n_repeats {n_repeats}; at least 2 folds and 1 repeat")
-    names, y, group = _groups(labels, subjects)
+    names, y, group = _groups(labels, subjects, class_names)
     has = _class_counts(y, group) > 0
     n_subjects = has.sum(axis=0)
     is_mixed = bool((has.sum(axis=1) > 1).any())
@@ -133,7 +147,9 @@ def most_folds(
         try:
             if k == 2 or is_mixed:
                 for repeat in range(n_repeats):
-                    grouped_folds(labels, subjects, n_folds=k, seed=seed, repeat=repeat)
+                    grouped_folds(
+                        labels, subjects, n_folds=k, seed=seed, repeat=repeat, class_names=class_names
+                    )
             return k
         except ValueError as error:
             refused = error
@@ -150,7 +166,13 @@ def most_folds(
 
 
 def leave_one_site_out(
-    labels: ArrayLike, subjects: ArrayLike, sites: ArrayLike, *, seed: int = 0, only: str = ""
+    labels: ArrayLike,
+    subjects: ArrayLike,
+    sites: ArrayLike,
+    *,
+    seed: int = 0,
+    only: str = "",
+    class_names: Sequence[str] = (),
 ) -> list[Fold]:
     """One fold a site: it is tested, the others are trained on; dev comes from the other sites' subjects.
 
@@ -164,6 +186,7 @@ def leave_one_site_out(
         seed: chooses dev.
         only: the one site to test; its fold is that of the full call, and what leaving out another site
             would refuse does not matter. "" tests every site.
+        class_names: as for ``grouped_folds``.
 
     Returns:
         Folds named by their site, sorted.
@@ -172,7 +195,7 @@ def leave_one_site_out(
         ValueError: fewer than two sites, a blank one, ``only`` is none of them, or a class of which the other
             sites hold fewer than two subjects.
     """
-    names, y, group = _groups(labels, subjects)
+    names, y, group = _groups(labels, subjects, class_names)
     site_of = np.asarray(sites).astype(np.str_)
     if len(site_of) != len(y):
         raise ValueError(f"{len(site_of)} sites for {len(y)} recordings")
@@ -303,7 +326,13 @@ def merge_subjects(subjects: ArrayLike, pairs: Iterable[tuple[str, str]]) -> NDA
 
 
 def fewer_subjects(
-    fold: Fold, labels: ArrayLike, subjects: ArrayLike, share: float, *, seed: int = 0
+    fold: Fold,
+    labels: ArrayLike,
+    subjects: ArrayLike,
+    share: float,
+    *,
+    seed: int = 0,
+    class_names: Sequence[str] = (),
 ) -> Fold:
     """The same test side with labels of only a share of the training side's subjects.
 
@@ -315,6 +344,7 @@ def fewer_subjects(
         labels, subjects: (n_recordings,) of the dataset that ``fold`` indexes.
         share: of the subjects, in (0, 1]; 1 gives the fold back.
         seed: of the order.
+        class_names: as for ``grouped_folds``.
 
     Raises:
         ValueError: ``share`` lies outside (0, 1], or a class has too few subjects whatever the share.
@@ -324,7 +354,7 @@ def fewer_subjects(
     if share == 1:
         return fold
     known = np.sort(np.concatenate([fold.train, fold.dev]))
-    _, y, group = _groups(np.asarray(labels)[known], np.asarray(subjects)[known])
+    names, y, group = _groups(np.asarray(labels)[known], np.asarray(subjects)[known], class_names)
     has = _class_counts(y, group) > 0  # (n_subjects, n_classes)
     order = np.random.default_rng(seed).permutation(len(has))
     # Of each class the first few in the order are kept even where the share would not reach them.
@@ -334,7 +364,7 @@ def fewer_subjects(
     kept_subjects = order[(np.arange(len(order)) < n_kept) | needed]
     kept = np.isin(group, kept_subjects)
     own_y, own_group = y[kept], group[kept]
-    n_parts = most_folds(own_y, own_group, N_DEV_PARTS, seed=seed)
+    n_parts = most_folds(own_y, own_group, N_DEV_PARTS, seed=seed, class_names=names)
     is_dev = np.zeros(kept.sum(), dtype=bool)
     is_dev[grouped_folds(own_y, own_group, n_folds=n_parts, seed=seed)[0].test] = True
     note = f"labels of {len(kept_subjects)} of {len(has)} training subjects"
@@ -366,7 +396,9 @@ def check_disjoint(fold: Fold, subjects: ArrayLike) -> None:
             )
 
 
-def _groups(labels: ArrayLike, subjects: ArrayLike) -> tuple[list[str], Ints, Ints]:
+def _groups(
+    labels: ArrayLike, subjects: ArrayLike, class_names: Sequence[str] = ()
+) -> tuple[list[str], Ints, Ints]:
     """Class names, class index and subject index per recording; subjects numbered in sorted order."""
     names, y = np.unique(np.asarray(labels).astype(np.str_), return_inverse=True)
     who, group = np.unique(np.asarray(subjects).astype(np.str_), return_inverse=True)
@@ -378,7 +410,8 @@ def _groups(labels: ArrayLike, subjects: ArrayLike) -> tuple[list[str], Ints, In
         raise ValueError(f"{int((y == 0).sum())} recordings have no label; divide the labelled ones")
     if who[0] == "":
         raise ValueError(f"{int((group == 0).sum())} recordings have no subject; every one needs one")
-    return [str(name) for name in names], y.astype(np.int64), group.astype(np.int64)
+    said = [class_names[int(name)] for name in names] if class_names else [str(name) for name in names]
+    return said, y.astype(np.int64), group.astype(np.int64)
 
 
 def _class_counts(y: Ints, group: Ints) -> Floats:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tables import ROOT
 
+from vagitus.checkpoint import read_card
 from vagitus.config import read_toml
 from vagitus.corpora import find_corpus, load_corpus
 from vagitus.features import FeatureCache
@@ -46,7 +47,7 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "speakers": Source(("speech_commands", "librispeech"), ("--task", "speakers")),
+    "speakers": Source(SPEECH, ("--task", "speakers")),
     "arabic": Source(("speech_commands",), ("--task", "words")),
     "transformer": Source(SPEECH, ("--task", "words", "--model", "transformer")),
     "ten-epochs": Source((), TEN_EPOCHS),
@@ -70,7 +71,7 @@ VARIANTS = {
     "words": Variant("words"),
     "simclr": Variant("simclr"),
     "speakers": Variant("speakers", "words", "speakers"),
-    "words of one language": Variant("words", "words", "arabic"),
+    "words, of the Arabic recordings alone": Variant("words", "words", "arabic"),
     "scratch, three times the epochs": Variant("scratch", "scratch", train=LONG),
     "words, three times the epochs": Variant("words", "words", train=LONG),
     "scratch, no masks": Variant("scratch", "scratch", train={"mask": 0.0}),
@@ -113,7 +114,7 @@ def main() -> None:
         "seed": recipe.seed,
         "n_recordings": len(scored["scratch"]["labels"]),
         "n_subjects": len(np.unique(scored["scratch"]["groups"])),
-        "sources": {name: [*source.data, *source.options] for name, source in SOURCES.items()},
+        "sources": {name: learned(out / f"{name}.safetensors") for name in SOURCES},
         "versions": versions(),
     }
     path_of_lines = ROOT / "recipes" / "results" / f"{name}.jsonl"
@@ -132,6 +133,12 @@ def make_source(name: str, target: str, folder: Path, n_workers: int) -> str:
             [sys.executable, "-m", "vagitus", "pretrain", *command, "--out", str(path)], check=True, cwd=ROOT
         )
     return str(path)
+
+
+def learned(path: Path) -> dict[str, Any]:
+    """What a source says of itself: its data and what it was worth on its own task."""
+    provenance = read_card(path).provenance
+    return {key: provenance[key] for key in ("command", "sources", "n_recordings", "n_subjects", "metrics")}
 
 
 def score(config: StudyConfig, arm: str, out: Path, n_workers: int) -> dict[str, NDArray[Any]]:

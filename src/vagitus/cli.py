@@ -574,6 +574,7 @@ def pretrain(
         how |= {
             "start": Path(config.start) if config.start else None,
             "noise": opened(config.noise) if config.noise else None,
+            "views": config.views,
         }
     learn = pretrain_supervised if is_supervised else pretrain_selfsupervised
     with working_on(scheduler, workers), _epochs(as_json, config.train.epochs) as (announce, on_epoch):

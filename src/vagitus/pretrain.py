@@ -365,8 +365,6 @@ def _through_codecs(
 ) -> FeatureTable:
     """The same recordings, each as one of the codecs left it at one of its bit rates, both drawn by ``seed``."""
     config = heard.table.config
-    for name in codecs:
-        find_codec(name)
 
     def jobs() -> Iterator[tuple[Stretch, str, float]]:
         for k, stretch in enumerate(heard.stretches):
@@ -383,7 +381,7 @@ def _through_codecs(
                 next_one = early.pop(n_done)
                 if isinstance(next_one, Quarantined):
                     raise ValueError(
-                        f"{heard.stretches[n_done].path}: no codec can be run on it: {next_one.error}"
+                        f"{heard.stretches[n_done].path}: no codec can be run on it: {next_one.reason}"
                     )
                 yield next_one
                 n_done += 1
@@ -699,6 +697,9 @@ def pretrain_selfsupervised(
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
+    views = views or ViewConfig()
+    for name in views.codecs if views.codec_share else ():
+        find_codec(name)  # what is not installed is said before the recordings are read
     workers = n_workers or n_processors()
     began: dict[str, Any] = {}
     heard_before: list[str] = []
@@ -731,7 +732,6 @@ def pretrain_selfsupervised(
             if noise is not None
             else None
         )
-        views = views or ViewConfig()
         coded = (
             from_first(lambda: _through_codecs(heard, views.codecs, seed, work, workers))
             if views.codec_share

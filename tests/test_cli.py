@@ -243,6 +243,15 @@ def test_the_readme_names_only_options_that_exist() -> None:
             assert option in help_texts[verb], f"{command}: {option}"
 
 
+def test_the_views_of_a_recipe_reach_the_pretraining(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "views.toml"
+    recipe.write_text('task = "simclr"\n[views]\nsnr_db = [20, 0]\n')
+    given = ("--recipe", recipe, "--out", tmp_path / "m.safetensors", "--cache", tmp_path / "cache")
+    # It is where views are made that this is refused.
+    wrong = refused(vagitus("pretrain", folder / "manifest.csv", *given))
+    assert "snr_db must be (lowest, highest), got (20.0, 0.0)" in wrong
+
+
 def test_a_source_is_an_arm_of_a_study_of_other_recordings_only(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "manifest.csv"
     generate(

@@ -59,11 +59,15 @@ def final_job(dataset: Dataset, budget: Budget, arm: str, *, labelled_share: flo
 
 def final_fold(dataset: Dataset, seed: int, *, labelled_share: float = 1.0) -> Fold:
     """All recordings, to train on but for a dev fold, which picks the epoch; the test side is empty."""
-    n_folds = most_folds(dataset.labels, dataset.groups, DEV_FOLDS, seed=seed)
+    n_folds = most_folds(
+        dataset.labels, dataset.groups, DEV_FOLDS, seed=seed, class_names=dataset.class_names
+    )
     first = grouped_folds(dataset.labels, dataset.groups, n_folds=n_folds, seed=seed)[0]
     train = np.sort(np.concatenate([first.train, first.dev]))
     fold = Fold("all", train, first.test, np.empty(0, np.int64))
-    return fewer_subjects(fold, dataset.labels, dataset.groups, labelled_share, seed=seed)
+    return fewer_subjects(
+        fold, dataset.labels, dataset.groups, labelled_share, seed=seed, class_names=dataset.class_names
+    )
 
 
 def run_jobs(

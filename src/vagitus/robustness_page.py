@@ -24,7 +24,7 @@ from vagitus.metrics import METRICS
 from vagitus.outcome import UNKNOWN, Line, count_text, interval_text, known, value_text
 from vagitus.plots import Plot
 from vagitus.report import DEFINITIONS, render
-from vagitus.robustness import CLEAN, KINDS
+from vagitus.robustness import CLEAN, KINDS, MEAN_CLASS
 
 CHANCE = 0.5  # of AUROC, and of its mean over classes
 MOST_PANELS = 6  # of a figure; more go on in the next
@@ -73,6 +73,7 @@ def write_robustness_page(target: Path, found: Mapping[str, Any]) -> None:
         OSError: it cannot be written.
     """
     clean, curves = read_curves(found["lines"])
+    tried = [drawn for drawn in curves if drawn.area["name"] != MEAN_CLASS]
     metric = clean["metric"]
     write_atomic(
         target,
@@ -85,9 +86,8 @@ def write_robustness_page(target: Path, found: Mapping[str, Any]) -> None:
             definition=DEFINITIONS[metric],
             clean={"value": value_text(metric, clean["estimate"]), "interval": interval_text(metric, clean)},
             chance=value_text(metric, CHANCE),
-            headline=headline(found, clean, curves),
-            n_curves=len(curves),
-            n_conditions=sum(len(drawn.points) for drawn in curves),
+            headline=headline(found, clean, tried),
+            n_conditions=sum(len(drawn.points) for drawn in tried),
             lowest=lowest_points(curves),
             cards=cards(found, clean, curves),
             tables=tables(curves),

@@ -130,7 +130,7 @@ def adapt_model(
             raise ValueError(
                 f"{source.source}: holds one class alone, so that there is nothing to tell apart"
             )
-        n_folds = most_folds(y, source_groups, N_DEV_FOLDS, seed=seed)
+        n_folds = most_folds(y, source_groups, N_DEV_FOLDS, seed=seed, class_names=card.class_names)
         division = grouped_folds(y, source_groups, n_folds=n_folds, seed=seed)[0]
         train, dev = np.sort(np.concatenate([division.train, division.dev])), division.test
         window_frames = round(card.window_s * card.features.frames_per_s)

@@ -145,7 +145,9 @@ def inner_folds(dataset: Dataset, known: NDArray[np.int64], budget: Budget) -> l
     Indices are positions in ``known``.
     """
     labels, groups = dataset.labels[known], dataset.groups[known]
-    n_folds = most_folds(labels, groups, budget.n_inner_folds, seed=budget.seed)
+    n_folds = most_folds(
+        labels, groups, budget.n_inner_folds, seed=budget.seed, class_names=dataset.class_names
+    )
     return grouped_folds(labels, groups, n_folds=n_folds, seed=budget.seed)
 
 

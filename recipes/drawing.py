@@ -1,4 +1,4 @@
-"""Plots of the published tables, drawn the same from the same lines."""
+"""Plots and cells of the published tables, made the same from the same lines."""
 
 import io
 from pathlib import Path
@@ -33,6 +33,17 @@ def panels(n_panels: int, width: float, n_columns: int | None = None) -> "tuple[
     for empty in used[n_panels:]:
         empty.set_axis_off()
     return figure, used[:n_panels]
+
+
+def line_style(n: int) -> dict[str, str]:
+    """Of the n-th line in a plot of many: no two of the first ten are alike in colour, nor neighbours without it."""
+    return {"marker": "os^Dv"[n % 5], "linestyle": ("-", "--")[n % 2], "color": f"C{n}"}
+
+
+def difference_text(difference: float, low: float, high: float) -> str:
+    """A paired difference with its interval, in parentheses; bold where the interval leaves out zero."""
+    text = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"({f'**{text}**' if low > 0 or high < 0 else text})"
 
 
 def save_svg(figure: "Figure", path: Path) -> None:

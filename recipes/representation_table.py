@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from drawing import panels
+from drawing import difference_text, line_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,9 +59,7 @@ def plot_label_efficiency(studies: dict[str, list[dict[str, Any]]]) -> "dict[str
                         at = (100 * _share(studies[name]), line["metrics"][metric]["estimate"])
                         lines.setdefault(line["arm"], []).append(at)
             for n, (arm, points) in enumerate(lines.items()):
-                panel.plot(
-                    *zip(*points, strict=True), "os^Dv"[n % 5] + "-" * (1 + n % 2), color=f"C{n}", label=arm
-                )
+                panel.plot(*zip(*points, strict=True), **line_style(n), label=arm)
             shares = [100 * _share(studies[name]) for name in names]
             panel.set_xscale("log")
             panel.set_xticks(shares, [f"{share:g}" for share in shares])
@@ -125,6 +123,5 @@ def _column(lines: list[dict[str, Any]], metric: str) -> dict[str, str]:
             continue
         arm, sign = (line["arm"], 1) if line["baseline"] == BASELINE else (line["baseline"], -1)
         low, high = sorted((sign * line["low"], sign * line["high"]))
-        text = f"{sign * line['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        found[arm] += f" ({f'**{text}**' if low > 0 or high < 0 else text})"
+        found[arm] += f" {difference_text(sign * line['difference'], low, high)}"
     return found

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from drawing import panels
+from drawing import difference_text, line_style, panels
 
 from vagitus.robustness import GAUSSIAN, KINDS, MEAN_CLASS, WIDTHS_OCTAVES
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_COLUMNS = 4
-LOGARITHMIC = ("bands", "low_pass", "high_pass", "reverberation")  # octaves, not Hz
+LOGARITHMIC = ("bands", "low_pass", "high_pass", "reverberation")  # axes; areas are over Hz and seconds
 
 
 def curves_table(lines: list[dict[str, Any]]) -> list[list[str]]:
@@ -45,11 +45,8 @@ def _cell(area: dict[str, Any]) -> str:
     text = "{:.3f} [{:.3f}, {:.3f}]".format(*values)
     if area.get("difference") is None:
         return text
-    tested = "{:+.3f} [{:+.3f}, {:+.3f}]".format(
-        *(area[key] for key in ("difference", "difference_low", "difference_high"))
-    )
-    sure = area["difference_low"] > 0 or area["difference_high"] < 0
-    return f"{text} ({f'**{tested}**' if sure else tested})"
+    found = difference_text(*(area[key] for key in ("difference", "difference_low", "difference_high")))
+    return f"{text} {found}"
 
 
 def plot_curves(lines: list[dict[str, Any]]) -> "Figure":
@@ -68,8 +65,7 @@ def plot_curves(lines: list[dict[str, Any]]) -> "Figure":
     figure, axes = panels(len(drawn), width=3.4, n_columns=N_COLUMNS)
     for panel, ((kind, name), ways) in zip(axes, drawn.items(), strict=True):
         for n, way in enumerate(about["ways"]):
-            style = "os^Dv"[n % 5] + "-" * (1 + n % 2)
-            panel.plot(*zip(*ways[way], strict=True), style, ms=3, lw=1.2, color=f"C{n}", label=way)
+            panel.plot(*zip(*ways[way], strict=True), **line_style(n), ms=3, lw=1.2, label=way)
         if kind in LOGARITHMIC:
             levels = sorted({level for points in ways.values() for level, _ in points})
             panel.set_xscale("log")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cry_tables import SECTIONS as CRY_SECTIONS
-from drawing import panels, save_svg
+from drawing import difference_text, panels, save_svg
 from representation_table import PREFIX, overview, plot_label_efficiency
 from robustness_table import curves_table, plot_curves
 
@@ -179,13 +179,37 @@ def robustness_section(name: str) -> str:
     text = f"\n## {about['data']}: {name.replace('-', ' ')} ({name})\n\n"
     text += f"`{f'python recipes/{script}.py {arguments}'.strip()}`\n\n{about['n_recordings']} recordings, "
     text += f"{about['n_subjects']} subjects, out of fold, seed {about['seed']}. The mean of the AUROC along each "
-    text += "curve, its area over its span, and in parentheses the paired difference from "
-    text += (
-        f"{about.get('baseline', 'dense')}; in bold where its interval leaves out zero (not adjusted for the "
-    )
+    text += "curve, its area over its span (in dB, Hz or s as they stand), and in parentheses the paired difference "
+    text += f"from {about.get('baseline', 'dense')}; in bold where its interval leaves out zero (not adjusted for the "
     text += "number of curves; the lines hold p adjusted by Holm, and every point).\n\n"
+    if "noise_heard_by" in about:
+        heard = ", ".join(f"`{source}` {n}" for source, n in about["noise_heard_by"].items())
+        text += f"Clips of the noise of classes that sources had learned from: {heard}.\n\n"
     text += f"![AUROC as recordings get worse](docs/{name}.svg)\n\n"
     return text + markdown(curves_table(lines))
+
+
+def variants_section(name: str) -> str:
+    """What else was tried for transfer: a row a variant."""
+    about, *lines = read_results(name)
+    text = f"\n## {about['data']}: what else was tried for transfer ({name})\n\n"
+    text += (
+        f"`python recipes/transfer_variants.py {about['arguments']}`\n\n{about['n_recordings']} recordings, "
+    )
+    text += f"{about['n_subjects']} subjects, seed {about['seed']}. In parentheses the paired difference from what the "
+    text += "variant is set beside, with its interval over subjects; in bold where that leaves out zero (not adjusted "
+    text += "for the number of variants).\n\n"
+    rows = [["variant", "beside", "AUROC", "UAR"], ["---"] * 4]
+    for line in lines:
+        values = [line["auroc"], line["uar"]]
+        cells = [cell(value) for value in values]
+        if line["variant"] != line["beside"]:
+            keys = ("difference", "difference_low", "difference_high")
+            cells = [
+                f"{c} {difference_text(*(v[k] for k in keys))}" for c, v in zip(cells, values, strict=True)
+            ]
+        rows.append([line["variant"], line["beside"] if line["variant"] != line["beside"] else "", *cells])
+    return text + markdown(rows)
 
 
 def size_table(lines: list[dict[str, Any]], metric: str, title: str) -> str:
@@ -503,6 +527,7 @@ SECTIONS = {
     "study": section,
     "compression": smaller_section,
     "robustness_study": robustness_section,
+    "transfer_variants": variants_section,
     "training_speed": training_speed_section,
     "scale": scale_section,
     **CRY_SECTIONS,

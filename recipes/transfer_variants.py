@@ -52,7 +52,7 @@ class Source(NamedTuple):
 SOURCES = {
     "speakers": Source(SPEECH, ("--task", "speakers")),
     "arabic": Source(("speech_commands",), ("--task", "words")),
-    "transformer": Source(SPEECH, ("--task", "words", "--model", "transformer")),
+    "transformer": Source((), ("--recipe", "recipes/words-transformer.toml")),
     "ten-epochs": Source((), TEN_EPOCHS),
     "codec": Source((), ("--recipe", "recipes/self-supervised-simclr-codec.toml")),
     "all": Source((*EVERYDAY, *MEDICAL), TEN_EPOCHS),

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vagitus.config import read_toml, to_toml
 
@@ -24,6 +24,14 @@ class Outer(BaseModel):
     quick: bool = False
     target: str | None = None
     train: Inner = Inner()
+    later: Inner | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _short(cls, name: str) -> str:
+        if len(name) > 15:
+            raise ValueError("a name has 15 letters at most")
+        return name
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:
@@ -38,9 +46,14 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
     [
         ("nmae = 'x'", r"r\.toml: unknown key 'nmae'; did you mean 'name'\?"),
         ("[train]\nepoch = 3", r"unknown key 'train\.epoch'; did you mean 'epochs'\?"),
+        ("[later]\nepoch = 3", r"unknown key 'later\.epoch'; did you mean 'epochs'\?"),
+        (
+            "name = 'inconsolable cries'",
+            r"r\.toml: name: a name has 15 letters at most, got 'inconsolable cries'",
+        ),
         ("[train]\nepochs = 0", r"train\.epochs: .*greater than or equal to 1, got 0"),
         ("quick = [", r"r\.toml: not a TOML file"),
-        ("zzzz = 1", "known are name, arms, quick, target, train"),
+        ("zzzz = 1", "known are name, arms, quick, target, train, later"),
     ],
 )
 def test_a_bad_recipe_says_which_key(tmp_path: Path, text: str, message: str) -> None:

@@ -4,7 +4,7 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,11 +76,13 @@ def _explain(settings: type[BaseModel], problem: Any) -> str:
     *parents, key = (str(part) for part in problem["loc"])
     name = ".".join([*parents, key])
     if problem["type"] != "extra_forbidden":
-        return f"{name}: {problem['msg']}, got {problem['input']!r}"
+        said = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{name}: {said}, got {problem['input']!r}"
     for parent in parents:
-        nested = settings.model_fields[parent].annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            settings = nested
+        annotation = settings.model_fields[parent].annotation
+        for nested in (annotation, *get_args(annotation)):  # a table that may be left out is MODEL | None
+            if isinstance(nested, type) and issubclass(nested, BaseModel):
+                settings = nested
     known = list(settings.model_fields)
     nearest = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"

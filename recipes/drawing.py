@@ -36,7 +36,7 @@ def panels(n_panels: int, width: float, n_columns: int | None = None) -> "tuple[
 
 
 def line_style(n: int) -> dict[str, str]:
-    """Of the n-th line in a plot of many: no two of the first ten are alike in colour, nor neighbours without it."""
+    """Of the n-th line in a plot of many: told apart without its colour too."""
     return {"marker": "os^Dv"[n % 5], "linestyle": ("-", "--")[n % 2], "color": f"C{n}"}
 
 

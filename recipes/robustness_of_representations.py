@@ -47,7 +47,6 @@ from vagitus.manifest import Manifest
 from vagitus.plan import StudyConfig, make_plan
 from vagitus.results import decide, finite, settle
 from vagitus.robustness import (
-    CRIES,
     WIDTHS_OCTAVES,
     Condition,
     Sweep,
@@ -85,7 +84,8 @@ def main() -> None:
     cache = FeatureCache(out / "cache")
     plan = make_plan(config, manifest, out, positive, corpus.preset, cache, n_workers, print)
     clean = plan.dataset
-    noises = noise_pool(load_corpus("esc"))
+    esc = load_corpus("esc")
+    noises = noise_pool(esc)
     wanted = default_conditions({table.config for table in clean.tables.values()}, noises)
     work = out / key_of(clean, wanted, noises)
 
@@ -123,7 +123,7 @@ def main() -> None:
         "n_recordings": len(found.rows),
         "n_subjects": len(np.unique(groups)),
         "left_out": left_out,
-        "noise_heard_by": heard_by_sources(clean),
+        "noise_heard_by": heard_by_sources(clean, esc, noises),
         "budget": config.budget.model_dump(mode="json"),
         "versions": versions(),
     }
@@ -140,10 +140,9 @@ def key_of(clean: Dataset, wanted: tuple[Condition, ...], noises: Noises) -> str
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=6).hexdigest()
 
 
-def heard_by_sources(clean: Dataset) -> dict[str, str]:
-    """Of how many clips of the noise each source model learned."""
-    esc = load_corpus("esc")
-    noise = esc.select(np.array([name.casefold().replace("_", " ") not in CRIES for name in esc.label]))
+def heard_by_sources(clean: Dataset, corpus: Manifest, noises: Noises) -> dict[str, str]:
+    """Of how many clips of the noise, which are of ``corpus``, each source model learned."""
+    noise = corpus.select(np.isin(corpus.label, list(noises)))
     return {
         name: f"{len(learned_rows(read_card(path), noise))} of {len(noise)}"
         for name, path in clean.sources.items()

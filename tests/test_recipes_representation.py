@@ -109,6 +109,28 @@ def test_other_noise_or_recordings_are_kept_elsewhere(clean: Dataset, tmp_path: 
     assert key != recipe.key_of(clean, WANTED, {"Rain": [noise]})
 
 
+def test_a_variant_is_compared_with_what_it_is_set_beside() -> None:
+    variants = module("transfer_variants")
+    p = np.array([0.2, 0.9, 0.4, 0.6, 0.7, 0.8])
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    one = {"labels": labels, "groups": np.arange(6), "probabilities": np.stack([1 - p, p], 1)}
+    base = one | {"decisions": np.array([0, 1, 0, 1, 1, 1])}
+    # The third positive falls below every negative: five of nine pairs are in order, where eight were.
+    worse = np.array([0.2, 0.9, 0.4, 0.6, 0.7, 0.1])
+    changed = base | {
+        "probabilities": np.stack([1 - worse, worse], 1),
+        "decisions": np.array([0, 1, 0, 1, 1, 0]),
+    }
+    scored = {"base": base, "worse": changed, "copy": base}
+    line = variants.compare("worse", variants.Variant("words", "base"), scored)
+    found = {metric: (line[metric]["estimate"], line[metric]["difference"]) for metric in ("auroc", "uar")}
+    assert found["auroc"] == pytest.approx((5 / 9, -3 / 9))
+    assert found["uar"] == pytest.approx((2 / 3, -1 / 6))
+    same = variants.compare("copy", variants.Variant("words", "base"), scored)
+    assert {same["auroc"][key] for key in ("difference", "difference_low", "difference_high")} == {0}
+    assert "difference" not in variants.compare("base", variants.Variant("scratch", "base"), scored)["auroc"]
+
+
 def test_a_row_of_a_curve_by_hand() -> None:
     area: dict[str, Any] = {
         "kind": "robustness_area",

@@ -348,6 +348,9 @@ def embed(
 
     Returns:
         (n, dim) of those that it can embed, in their order; and, by row, why not, of the others.
+
+    Raises:
+        ValueError: it can embed none.
     """
     stretches = ((manifest.file(i), *manifest.stretch(i)) for i in range(len(manifest)))
     rows: dict[int, NDArray[np.float32]] = {}

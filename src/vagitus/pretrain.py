@@ -299,11 +299,15 @@ class _Heard(NamedTuple):
 
     table: FeatureTable
     stretches: list[Stretch]
-    recording: NDArray[np.str_]  # (n,) file
     label: NDArray[np.str_]  # (n,), with the corpus in front where there are several
     bare_label: NDArray[np.str_]  # (n,), without
     subject: NDArray[np.str_]  # (n,)
     notes: list[str]
+
+    @property
+    def recording(self) -> NDArray[np.str_]:
+        """(n,) the file of each."""
+        return np.array([str(stretch.path) for stretch in self.stretches])
 
 
 def _hear(
@@ -352,7 +356,6 @@ def _hear(
     return _Heard(
         table,
         [stretches[k] for k in kept],
-        np.array([str(stretches[k].path) for k in kept]),
         column("label", prefixed=several),
         column("label", prefixed=False),
         column("subject", prefixed=several),

@@ -90,6 +90,7 @@ class Recorded:
 
     def __init__(self, app: "ASGIApp") -> None:
         self.app, self.requests = app, list[Request]()
+        self.fails: set[str] = set()  # paths
         self.gives_model = threading.Event()
         self.gives_model.set()
 
@@ -102,6 +103,10 @@ class Recorded:
             n_bytes += len(message.get("body", b""))
             return message
 
+        if scope["path"] in self.fails:
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if scope["path"] == "/model.onnx":
             await asyncio.to_thread(self.gives_model.wait, 30)
         await self.app(scope, counted, send)
@@ -513,6 +518,26 @@ def test_it_works_without_a_network(cautious: Browser, folder: Path) -> None:
     found = opened(cautious, folder / "cry.wav")["prediction"]["score"]
     expected = Predictor(folder / "model.onnx").predict(folder / "cry.wav").score
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_page_that_could_not_be_kept_says_so_and_is_kept_the_next_time(
+    cautious: Browser, folder: Path
+) -> None:
+    served = Served(folder / "model.onnx")
+    try:
+        served.app.fails.add("/icon-180.png")  # only the worker asks for it
+        cautious.open(served.url)
+        ready(cautious)
+        cautious.wait(
+            "document.getElementById('offline').textContent.startsWith('Needs the network: not everything')"
+        )
+        assert not cautious.run("return document.body.dataset.offline")
+        assert cautious.run("return caches.keys()") == []
+        served.app.fails.clear()
+        cautious.open(served.url)
+        cautious.wait("document.body.dataset.offline")
+    finally:
+        served.stop()
 
 
 def test_the_console_has_no_complaint(browser: Browser) -> None:

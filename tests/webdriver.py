@@ -5,8 +5,10 @@ Source: W3C WebDriver, https://www.w3.org/TR/webdriver2/
 
 import base64
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -101,7 +103,9 @@ def driver() -> Iterator[Callable[..., Browser]]:
     found = find_chromium()
     if found is None:
         raise FileNotFoundError("no chromium and chromedriver on the path; apt-get install chromium-driver")
-    process = subprocess.Popen([found[1], "--port=0"], stdout=subprocess.PIPE, text=True)
+    profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Chromium leaves some of them behind
+    environment = {**os.environ, "TMPDIR": profiles.name}
+    process = subprocess.Popen([found[1], "--port=0"], stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout
         line = next(line for line in process.stdout if "started successfully on port" in line)
@@ -118,3 +122,4 @@ def driver() -> Iterator[Callable[..., Browser]]:
     finally:
         process.terminate()
         process.wait()
+        profiles.cleanup()

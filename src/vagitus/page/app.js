@@ -496,9 +496,17 @@ addEventListener("drop", (event) => {
 
 // Offline: the worker keeps the whole page; see sw.js.
 if ("serviceWorker" in navigator) {
-  navigator.serviceWorker.register("sw.js").catch(() => {
-    $("offline").textContent = "Needs the network: this browser keeps no pages.";
-  });
+  navigator.serviceWorker.register("sw.js").then(
+    (registration) => {
+      registration.installing?.addEventListener("statechange", ({ target }) => {
+        if (target.state === "redundant" && !registration.active)
+          $("offline").textContent = "Needs the network: not everything could be kept. Load it again to try again.";
+      });
+    },
+    () => {
+      $("offline").textContent = "Needs the network: this browser keeps no pages.";
+    },
+  );
   navigator.serviceWorker.ready.then(() => {
     $("offline").textContent = "Works without a network: the page and the model are on this device.";
     document.body.dataset.offline = "ready";

@@ -10,14 +10,27 @@ const CACHE = `${OURS}${FILES["sw.js"]}`;
 const PATIENCE_MS = 4000;
 
 self.addEventListener("install", (event) => {
-  const paths = Object.keys(FILES).filter((path) => path !== "sw.js");
-  event.waitUntil(
-    caches
-      .open(CACHE)
-      .then((cache) => cache.addAll(["./", ...paths].map((path) => new Request(path, { cache: "no-cache" }))))
-      .then(() => self.skipWaiting()),
-  );
+  event.waitUntil(keepAll().then(() => self.skipWaiting()));
 });
+
+// All or nothing, as Cache.addAll. That, Chromium fails for a file of megabytes when the disk is nearly full (seen with
+// 3.9 GB free of 250): it will not keep a stream, but takes the same bytes from memory.
+async function keepAll() {
+  const cache = await caches.open(CACHE);
+  try {
+    await Promise.all(["./", ...Object.keys(FILES).filter((path) => path !== "sw.js")].map((path) => keep(cache, path)));
+  } catch (error) {
+    await caches.delete(CACHE);
+    throw error;
+  }
+}
+
+async function keep(cache, path) {
+  const response = await fetch(path, { cache: "no-cache" });
+  if (!response.ok) throw new TypeError(`${path}: ${response.status}`);
+  const { status, statusText, headers } = response;
+  await cache.put(path, new Response(await response.arrayBuffer(), { status, statusText, headers }));
+}
 
 self.addEventListener("activate", (event) => {
   event.waitUntil(

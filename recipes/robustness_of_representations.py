@@ -1,6 +1,6 @@
 """Does what was learned elsewhere hold up better? ``python recipes/robustness_of_representations.py lung``, or cry.
 
-The folds, arms and budget of representation-lung-100 or representation-cry-100, its first seed. Every arm is trained
+The folds, arms and budget of representation-lung-100 or representation-cry-100, its first seeds. Every arm is trained
 on clean recordings, and tuned on them alone; every fourth recording is then scored by the arms that never saw its
 subject: clean, in gaussian noise and noise of every ESC-10 class but the cries (another clip for each recording), cut
 short, without some mel bands, through codecs, filters and rooms, at other levels, and clipped: the conditions of
@@ -12,9 +12,9 @@ mel bands are removed before the DCT; what is digital silence to it has an embed
 are not news to ``simclr``, which learned from them, labels unseen, and had them mixed into its views; lines say of how
 many clips that is true for each source. No source heard the gaussian noise, codecs, filters or rooms.
 
-Curves and the areas under them, with intervals over subjects, each against ``scratch`` on the same resamples, go to
-recipes/results/robustness-of-representations-lung.jsonl. Killed, it goes on. Needs $VAGITUS_DATA, the wheel of
-Resemblyzer that the recipe names, and 12 GB of disk under out/.
+Curves and the areas under them, with intervals over seeds and subjects, each against ``scratch`` on the same
+resamples, go to recipes/results/robustness-of-representations-lung.jsonl. Killed, it goes on. Needs $VAGITUS_DATA,
+the wheel of Resemblyzer that the recipe names, and 12 GB of disk under out/.
 """
 
 import argparse
@@ -58,12 +58,15 @@ from vagitus.robustness import (
     perturbations,
     robustness_lines,
 )
+from vagitus.splits import Fold
 from vagitus.study import versions
 
 BASELINE = "scratch"
 NAME = "robustness-of-representations"
 VERSION = 2  # of what a condition does to a recording here; raised with it
 EVERY = 4  # of the recordings, one is perturbed
+N_SEEDS = 3
+N_RESAMPLES = 20_000  # p cannot be below 2 in this many, and Holm multiplies it by the number of areas
 
 Float32 = NDArray[np.float32]
 Noises = Mapping[str, Sequence[Path]]
@@ -77,7 +80,7 @@ def main() -> None:
     name, n_workers = f"{NAME}-{chosen.corpus}", chosen.workers
     out = ROOT / "out" / name
     recipe = ROOT / "recipes" / f"representation-{chosen.corpus}-100.toml"
-    config = read_toml(recipe, StudyConfig).model_copy(update={"repeats": 1})
+    config = read_toml(recipe, StudyConfig).model_copy(update={"repeats": N_SEEDS})
     corpus = find_corpus(config.data)
     manifest = load_corpus(config.data)
     positive = corpus.positive.get(corpus.default_task, "")
@@ -91,28 +94,28 @@ def main() -> None:
 
     dataset, rows, left_out = enlarged(clean, wanted, noises, config.encoder, work, n_workers)
     arms = [arm for arm in config.arms if isinstance(found := find_arm(arm), Arm) and found.front_end]
-    folds, rows_of_folds = [], []
-    for fold in plan.repeats[0]:
-        places = np.flatnonzero(np.isin(rows, fold.test))
-        rows_of_folds.append(rows[places])
-        test = len(clean) + places[:, None] * len(wanted) + np.arange(len(wanted))
-        folds.append(fold._replace(test=test.ravel()))
-    jobs = [Job(arm, fold, config.budget) for arm in arms for fold in folds]
+    tested = [[for_testing(fold, rows, len(clean), len(wanted)) for fold in folds] for folds in plan.repeats]
+    jobs = [Job(arm, fold, config.budget) for arm in arms for folds in tested for _, fold in folds]
     done = dict(run_jobs(dataset, jobs, work / "jobs", n_workers, lambda text: print(text, flush=True)))
-    parts = []
-    for fold, own in zip(folds, rows_of_folds, strict=True):
-        answers = {arm: _answer(dataset, done[Job(arm, fold, config.budget).name], config) for arm in arms}
-        logits, scores, decisions = (
-            {
-                arm: answer[i].reshape(len(own), len(wanted), *answer[i].shape[1:]).swapaxes(0, 1)
-                for arm, answer in answers.items()
+    sweeps = []
+    for folds in tested:
+        parts = []
+        for own, fold in folds:
+            answers = {
+                arm: _answer(dataset, done[Job(arm, fold, config.budget).name], config) for arm in arms
             }
-            for i in range(3)
-        )
-        parts.append(Sweep(wanted, own, clean.class_names, logits, scores, decisions, {}))
-    found = join(parts)
-    labels, groups = clean.labels[found.rows], clean.groups[found.rows]
-    made = curves(found, labels, groups, metric="auroc", baseline=BASELINE, n_resamples=1000)
+            logits, scores, decisions = (
+                {
+                    arm: answer[i].reshape(len(own), len(wanted), *answer[i].shape[1:]).swapaxes(0, 1)
+                    for arm, answer in answers.items()
+                }
+                for i in range(3)
+            )
+            parts.append(Sweep(wanted, own, clean.class_names, logits, scores, decisions, {}))
+        sweeps.append(join(parts))
+    found = sweeps[0].rows
+    labels, groups = clean.labels[found], clean.groups[found]
+    made = curves(sweeps, labels, groups, metric="auroc", baseline=BASELINE, n_resamples=N_RESAMPLES)
     about = {
         "kind": "robustness_study",
         "data": config.data,
@@ -120,7 +123,9 @@ def main() -> None:
         "ways": arms,
         "baseline": BASELINE,
         "seed": config.seed,
-        "n_recordings": len(found.rows),
+        "n_seeds": len(sweeps),
+        "n_resamples": N_RESAMPLES,
+        "n_recordings": len(found),
         "n_subjects": len(np.unique(groups)),
         "left_out": left_out,
         "noise_heard_by": heard_by_sources(clean, esc, noises),
@@ -147,6 +152,15 @@ def heard_by_sources(clean: Dataset, corpus: Manifest, noises: Noises) -> dict[s
         name: f"{len(learned_rows(read_card(path), noise))} of {len(noise)}"
         for name, path in clean.sources.items()
     }
+
+
+def for_testing(
+    fold: Fold, rows: NDArray[np.int64], n_clean: int, n_conditions: int
+) -> tuple[NDArray[np.int64], Fold]:
+    """Those of ``rows`` that a fold tests, and the fold with these under every condition as its test side."""
+    places = np.flatnonzero(np.isin(rows, fold.test))
+    test = n_clean + places[:, None] * n_conditions + np.arange(n_conditions)
+    return rows[places], fold._replace(test=test.ravel())
 
 
 def _answer(dataset: Dataset, result: dict[str, Any], config: StudyConfig) -> tuple[NDArray[Any], ...]:

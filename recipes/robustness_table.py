@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_COLUMNS = 4
+ALPHA = 0.05
 LOGARITHMIC = ("bands", "low_pass", "high_pass", "reverberation")  # axes; areas are over Hz and seconds
 
 
@@ -46,7 +47,9 @@ def _cell(area: dict[str, Any]) -> str:
     if area.get("difference") is None:
         return text
     found = difference_text(*(area[key] for key in ("difference", "difference_low", "difference_high")))
-    return f"{text} {found}"
+    p = area["p_holm"]
+    star = "" if p is None or p >= ALPHA else " *"
+    return f"{text} {found}{star}"
 
 
 def plot_curves(lines: list[dict[str, Any]]) -> "Figure":

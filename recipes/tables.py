@@ -13,7 +13,7 @@ from typing import Any
 from cry_tables import SECTIONS as CRY_SECTIONS
 from drawing import difference_text, panels, save_svg
 from representation_table import PREFIX, overview, plot_label_efficiency
-from robustness_table import curves_table, plot_curves
+from robustness_table import ALPHA, curves_table, plot_curves
 
 from vagitus.files import write_atomic
 
@@ -178,10 +178,12 @@ def robustness_section(name: str) -> str:
     script = name.removesuffix(f"-{arguments}").replace("-", "_")
     text = f"\n## {about['data']}: {name.replace('-', ' ')} ({name})\n\n"
     text += f"`{f'python recipes/{script}.py {arguments}'.strip()}`\n\n{about['n_recordings']} recordings, "
-    text += f"{about['n_subjects']} subjects, out of fold, seed {about['seed']}. The mean of the AUROC along each "
-    text += "curve, its area over its span (in dB, Hz or s as they stand), and in parentheses the paired difference "
-    text += f"from {about.get('baseline', 'dense')}; in bold where its interval leaves out zero (not adjusted for the "
-    text += "number of curves; the lines hold p adjusted by Holm, and every point).\n\n"
+    seeds = [str(about["seed"] + i) for i in range(about.get("n_seeds", 1))]
+    text += f"{about['n_subjects']} subjects, out of fold, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. The mean "
+    text += "of the AUROC along each curve, its area over its span (in dB, Hz or s as they stand), and in parentheses "
+    text += f"the paired difference from {about.get('baseline', 'dense')}; in bold where its interval leaves out zero, "
+    text += f"not adjusted for the number of curves, with a star where p is under {ALPHA} adjusted by Holm for all of "
+    text += "them (the lines hold each p, and every point).\n\n"
     if "noise_heard_by" in about:
         heard = ", ".join(f"`{source}` {n}" for source, n in about["noise_heard_by"].items())
         text += f"Clips of the noise of classes that sources had learned from: {heard}.\n\n"

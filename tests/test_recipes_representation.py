@@ -139,17 +139,19 @@ def test_a_row_of_a_curve_by_hand() -> None:
         "unit": "Hz, upper edge",
     }
     area |= {"from_level": 500.0, "to_level": 3000.0, "estimate": 0.7123, "low": 0.6, "high": 0.8}
-    compared = {"difference": 0.05, "difference_low": 0.01, "difference_high": 0.09}
+    compared = {"difference": 0.05, "difference_low": 0.01, "difference_high": 0.09, "p_holm": 0.05}
     lines = [
-        {"ways": ["scratch", "words"]},
+        {"ways": ["scratch", "words", "simclr"]},
         area | {"model": "words", **compared},
+        area | {"model": "simclr", **compared, "p_holm": 0.049},
         area | {"model": "scratch"},
         {"kind": "robustness", "condition": "low_pass", "name": "", "model": "words"},
     ]
     header, _, row = module("robustness_table").curves_table(lines)
-    assert header[1:] == ["scratch", "words"]
+    assert header[1:] == ["scratch", "words", "simclr"]
     assert row == [
         "highs removed, 500 to 3000 Hz, upper edge",
         "0.712 [0.600, 0.800]",
         "0.712 [0.600, 0.800] (**+0.050 [+0.010, +0.090]**)",
+        "0.712 [0.600, 0.800] (**+0.050 [+0.010, +0.090]**) *",
     ]

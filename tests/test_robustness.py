@@ -21,7 +21,7 @@ from vagitus.audio import read
 from vagitus.corpora import load_corpus
 from vagitus.features import PRESETS, FeatureConfig, featurise, featurise_file
 from vagitus.manifest import Manifest, build_manifest
-from vagitus.metrics import auroc
+from vagitus.metrics import Statistic, auroc, statistic
 from vagitus.robustness import (
     CLEAN,
     KINDS,
@@ -43,6 +43,7 @@ from vagitus.robustness import (
     sweep,
     torch_scorer,
 )
+from vagitus.statistics import paired_bootstrap, subject_bootstrap
 
 MFCC = PRESETS["mfcc40"].vary(normalisation="mean")  # 8 kHz
 LOGMEL = PRESETS["logmel64"]  # 16 kHz
@@ -493,7 +494,7 @@ class TestJoin:
             join([one, sweep({"m": scorer()}, recordings, [CLEAN], rows=[1, 2])])
         with pytest.raises(ValueError, match="differ in conditions, classes or models"):
             join([one, sweep({"n": scorer()}, recordings, [CLEAN], rows=[2])])
-        with pytest.raises(ValueError, match="no sweeps to join"):
+        with pytest.raises(ValueError, match="no sweeps"):
             join([])
 
 
@@ -590,6 +591,62 @@ class TestCurves:
             p = np.random.default_rng(0).random((2, 60)).tolist()
             made = curves(scored({"m": p}, conditions), self.labels, self.groups, n_resamples=20)
             assert [curve.name for curve in made] == [name for name, _ in snrs_db]
+
+    def seeds(self, n: int) -> list[Sweep]:
+        conditions = [Condition("noise", name, snr_db) for name in ("Rain", "Siren") for snr_db in (20, 5, 0)]
+        rng = np.random.default_rng(7)
+        gaps = {"a": 0.6, "b": 0.5}
+        return [
+            scored(
+                {
+                    name: (gap * self.labels + 0.4 * rng.random((len(conditions), 60))).tolist()
+                    for name, gap in gaps.items()
+                },
+                conditions,
+            )
+            for _ in range(n)
+        ]
+
+    def test_intervals_are_over_seeds_and_subjects(self) -> None:
+        sweeps = self.seeds(3)
+        made = curves(sweeps, self.labels, self.groups, metric="uar", baseline="b", n_resamples=200)
+        (rain,) = (c for c in made if (c.model, c.name) == ("a", "Rain"))
+        (mean,) = (c for c in made if (c.model, c.name) == ("a", MEAN_CLASS))
+
+        def uar_of(sweep: Sweep, model: str, i: int) -> Statistic:
+            return statistic("uar", self.labels, sweep.probabilities[model][i], sweep.decisions[model][i])
+
+        def area_of(sweep: Sweep, model: str) -> Statistic:
+            def area(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+                at = [uar_of(sweep, model, i)(weights) for i in range(6)]  # 20, 5, 0 dB of rain, of a siren
+                high, middle, low = ((at[i] + at[i + 3]) / 2 for i in range(3))
+                found: NDArray[np.float64] = (15 * (high + middle) / 2 + 5 * (middle + low) / 2) / 20
+                return found
+
+            return area
+
+        point = [uar_of(sweep, "a", 1) for sweep in sweeps]
+        expected = subject_bootstrap(point, self.groups, rng=np.random.default_rng(0), n_resamples=200)
+        assert rain.points[1] == expected
+        assert expected.estimate == pytest.approx(np.mean([one(np.ones((1, 60)))[0] for one in point]))
+        areas = {model: [area_of(sweep, model) for sweep in sweeps] for model in ("a", "b")}
+        found, rng = mean.area_difference, np.random.default_rng(0)
+        compared = paired_bootstrap(areas["a"], areas["b"], self.groups, rng=rng, n_resamples=200)
+        assert found is not None
+        assert (found.difference, found.low, found.high, found.p) == pytest.approx(
+            (compared.difference, compared.low, compared.high, compared.p)
+        )
+        alone = curves(sweeps[:1], self.labels, self.groups, metric="uar", n_resamples=200)
+        assert alone == curves(sweeps[0], self.labels, self.groups, metric="uar", n_resamples=200)
+
+    def test_seeds_of_other_rows_or_none_are_refused(self) -> None:
+        first, second = self.seeds(2)
+        with pytest.raises(ValueError, match="must be of the same rows"):
+            curves([first, replace(second, rows=second.rows + 1)], self.labels, self.groups)
+        with pytest.raises(ValueError, match="sweeps differ in conditions, classes or models"):
+            curves([first, replace(second, class_names=("other", "names"))], self.labels, self.groups)
+        with pytest.raises(ValueError, match="no sweeps; give at least one"):
+            curves([], self.labels, self.groups)
 
     def test_refused(self) -> None:
         self.made()

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BySeed = Sequence[Statistic]  # one metric of one model, each statistic of another training
 
 GAUSSIAN = "gaussian"
 MEAN_CLASS = "mean over classes"  # of noise; no class can be called that
@@ -522,16 +523,7 @@ def join(sweeps: Sequence[Sweep]) -> Sweep:
     Raises:
         ValueError: none, a row in two of them, or other models, classes or conditions.
     """
-    if not sweeps:
-        raise ValueError("no sweeps to join; give at least one")
-    first = sweeps[0]
-    for other in sweeps[1:]:
-        if (other.conditions, other.class_names, set(other.logits)) != (
-            first.conditions,
-            first.class_names,
-            set(first.logits),
-        ):
-            raise ValueError("sweeps differ in conditions, classes or models; give each the same")
+    first = _alike(sweeps)
     rows = np.concatenate([one.rows for one in sweeps])
     order = np.argsort(rows, kind="stable")
     twice = rows[order][1:][np.diff(rows[order]) == 0]
@@ -550,6 +542,21 @@ def join(sweeps: Sequence[Sweep]) -> Sweep:
         {name: merged([one.decisions[name] for one in sweeps]) for name in first.logits},
         dict(sorted(item for one in sweeps for item in one.excluded.items())),
     )
+
+
+def _alike(sweeps: Sequence[Sweep]) -> Sweep:
+    """The first, whose conditions, classes and models are those of all."""
+    if not sweeps:
+        raise ValueError("no sweeps; give at least one")
+    first = sweeps[0]
+    for other in sweeps[1:]:
+        if (other.conditions, other.class_names, set(other.logits)) != (
+            first.conditions,
+            first.class_names,
+            set(first.logits),
+        ):
+            raise ValueError("sweeps differ in conditions, classes or models; give each the same")
+    return first
 
 
 @dataclass(frozen=True)
@@ -754,7 +761,7 @@ class Curve:
 
 
 def curves(
-    scores: Sweep,
+    scores: Sweep | Sequence[Sweep],
     labels: npt.ArrayLike,
     groups: npt.ArrayLike,
     *,
@@ -766,13 +773,15 @@ def curves(
 ) -> list[Curve]:
     """A metric with intervals by subject at every level, and the area under each curve.
 
-    The same resamples of subjects are drawn for every model and condition, so that differences are paired. Where
+    The same resamples of subjects are drawn for every model and condition, so that differences are paired. For
+    several seeds (the same training repeated), give a sweep of each: a point is the mean over them, and a resample
+    draws subjects and, apart from them, seeds. Where
     two or more classes of noise were tried at the same levels, one more curve, MEAN_CLASS, is the mean of theirs at
     each level, with intervals of its own: what noise does, whichever it is.
 
     Args:
-        scores: of a sweep.
-        labels: (n_recordings,) int class of each of ``scores.rows``.
+        scores: of a sweep, or one sweep a seed: of the same models by name, conditions and rows.
+        labels: (n_recordings,) int class of each of the sweep's rows.
         groups: (n_recordings,) the subject of each.
         metric: a row of METRICS for this number of classes, except "ece", whose resamples are biased.
         baseline: the model that the others are compared with; None compares none.
@@ -784,42 +793,53 @@ def curves(
         One curve for each model and (kind, name), in the order of the models and conditions, MEAN_CLASS last.
 
     Raises:
-        ValueError: labels or groups are not one a recording, no such metric or model, or as
-            ``subject_bootstrap``.
+        ValueError: sweeps differ in conditions, classes, models or rows, labels or groups are not one a
+            recording, no such metric or model, or as ``subject_bootstrap``.
     """
+    sweeps = [scores] if isinstance(scores, Sweep) else list(scores)
+    first = _alike(sweeps)
     y, subjects = np.asarray(labels), np.asarray(groups)
-    if y.shape != scores.rows.shape or subjects.shape != scores.rows.shape:
+    for other in sweeps[1:]:
+        if not np.array_equal(other.rows, first.rows):
+            raise ValueError("sweeps of several seeds must be of the same rows; score each on all of them")
+    if y.shape != first.rows.shape or subjects.shape != first.rows.shape:
         raise ValueError(
-            f"labels and groups must have one value per scored recording, {len(scores.rows)}, got {y.shape} and "
-            f"{subjects.shape}; take those of scores.rows"
+            f"labels and groups must have one value per scored recording, {len(first.rows)}, got {y.shape} and "
+            f"{subjects.shape}; take those of the sweep's rows"
         )
-    if baseline is not None and baseline not in scores.logits:
-        raise ValueError(_unknown("model", baseline, scores.logits))
+    if baseline is not None and baseline not in first.logits:
+        raise ValueError(_unknown("model", baseline, first.logits))
     if metric == "ece":
         raise ValueError(
             "ece: a resample repeats recordings and looks worse calibrated; use brier or log_loss"
         )
-    by_curve = _by_curve(scores.conditions)
+    by_curve = _by_curve(first.conditions)
 
-    def interval(of: Statistic) -> Interval:
+    def interval(of: BySeed) -> Interval:
         rng = np.random.default_rng(seed)
         return subject_bootstrap(of, subjects, rng=rng, n_resamples=n_resamples, level=level)
 
-    def compare(of: Statistic, other: Statistic) -> Comparison:
+    def compare(of: BySeed, other: BySeed) -> Comparison:
         rng = np.random.default_rng(seed)
         return paired_bootstrap(of, other, subjects, rng=rng, n_resamples=n_resamples, level=level)
 
+    def points(model: str) -> dict[tuple[str, str], list[BySeed]]:
+        found = _statistics(sweeps, model, metric, y)
+        return {curve: [_mean(found, at[level]) for level in sorted(at)] for curve, at in by_curve.items()}
+
     made = []
-    for model in scores.logits:
-        for (kind, name), at in by_curve.items():
-            levels = tuple(sorted(at))
-            own = _statistics(scores, model, metric, y, [at[level] for level in levels])
+    of_baseline = points(baseline) if baseline is not None else {}
+    for model in first.logits:
+        of_model = of_baseline if model == baseline else points(model)
+        for (kind, name), own in of_model.items():
+            levels = tuple(sorted(by_curve[kind, name]))
+            area = _area(levels, own)
             differences: tuple[Comparison, ...] = ()
             area_difference = None
             if baseline is not None and baseline != model:
-                theirs = _statistics(scores, baseline, metric, y, [at[level] for level in levels])
+                theirs = of_baseline[kind, name]
                 differences = tuple(compare(a, b) for a, b in zip(own, theirs, strict=True))
-                area_difference = compare(_area(levels, own), _area(levels, theirs))
+                area_difference = compare(area, _area(levels, theirs))
             made.append(
                 Curve(
                     model=model,
@@ -828,7 +848,7 @@ def curves(
                     metric=metric,
                     levels=levels,
                     points=tuple(interval(of) for of in own),
-                    area=interval(_area(levels, own)),
+                    area=interval(area),
                     n_recordings=len(y),
                     baseline=baseline if differences and baseline is not None else "",
                     differences=differences,
@@ -872,14 +892,17 @@ def _area_weights(levels: npt.ArrayLike) -> FloatArray:
     return weights
 
 
-def _area(levels: Sequence[float], statistics: Sequence[Statistic]) -> Statistic:
+def _area(levels: Sequence[float], points: Sequence[BySeed]) -> BySeed:
     weights = _area_weights(levels)
 
-    def of(resamples: FloatArray) -> FloatArray:
-        area: FloatArray = weights @ np.stack([one(resamples) for one in statistics])
-        return area
+    def of(statistics: Sequence[Statistic]) -> Statistic:
+        def area(resamples: FloatArray) -> FloatArray:
+            found: FloatArray = weights @ np.stack([one(resamples) for one in statistics])
+            return found
 
-    return of
+        return _once(area)
+
+    return [of(statistics) for statistics in zip(*points, strict=True)]
 
 
 def _by_curve(conditions: Sequence[Condition]) -> dict[tuple[str, str], dict[float, list[int]]]:
@@ -893,15 +916,37 @@ def _by_curve(conditions: Sequence[Condition]) -> dict[tuple[str, str], dict[flo
     return found
 
 
-def _statistics(
-    scores: Sweep, model: str, metric: str, labels: npt.NDArray[Any], points: Sequence[Sequence[int]]
-) -> list[Statistic]:
-    p, d = scores.probabilities[model], scores.decisions[model]
+def _statistics(sweeps: Sequence[Sweep], model: str, metric: str, labels: npt.NDArray[Any]) -> list[BySeed]:
+    """A metric of a model under every condition."""
+    found = [(one.probabilities[model], one.decisions[model]) for one in sweeps]
+    return [
+        [_once(statistic(metric, labels, p[i], d[i])) for p, d in found]
+        for i in range(len(sweeps[0].conditions))
+    ]
 
-    def mean(parts: Sequence[Statistic]) -> Statistic:
-        return lambda resamples: np.mean([part(resamples) for part in parts], axis=0)
 
-    return [mean([statistic(metric, labels, p[i], d[i]) for i in indices]) for indices in points]
+def _mean(points: Sequence[BySeed], indices: Sequence[int]) -> BySeed:
+    """Of some conditions, seed by seed."""
+
+    def of(statistics: Sequence[Statistic]) -> Statistic:
+        return _once(lambda resamples: np.mean([one(resamples) for one in statistics], axis=0))
+
+    return [of(statistics) for statistics in zip(*(points[i] for i in indices), strict=True)]
+
+
+def _once(function: Statistic) -> Statistic:
+    """It remembers its answers: every interval and difference of a call draws the same resamples."""
+    known: dict[int, FloatArray] = {}
+
+    def of(resamples: FloatArray) -> FloatArray:
+        key = hash(
+            resamples.tobytes()
+        )  # 64 bits, of a handful of blocks; a digest would take longer than AUROC
+        if key not in known:
+            known[key] = function(resamples)
+        return known[key]
+
+    return of
 
 
 def robustness_lines(made: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ Lines go to recipes/results/transfer-variants-lung.jsonl. Killed, it goes on. Ne
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def main() -> None:
         "seed": recipe.seed,
         "n_recordings": len(scored["scratch"]["labels"]),
         "n_subjects": len(np.unique(scored["scratch"]["groups"])),
-        "sources": {name: learned(out / f"{name}.safetensors") for name in SOURCES},
+        "sources": {source: learned(Path(path)) for source, path in files.items()},
         "versions": versions(),
     }
     path_of_lines = ROOT / "recipes" / "results" / f"{name}.jsonl"
@@ -132,13 +133,16 @@ def main() -> None:
 
 
 def make_source(name: str, target: str, folder: Path, n_workers: int) -> str:
-    """The file of a source; trained if it is not there."""
+    """The file of a source; trained if it is not there, or its recipe or options were others."""
     source = SOURCES[name]
-    path = folder / f"{name}.safetensors"
+    corpora = [option for corpus in source.data if corpus != target for option in ("--corpus", corpus)]
+    command = [*corpora, *source.options, "--keep-out", target]
+    recipes = [(ROOT / option).read_text() for option in source.options if option.endswith(".toml")]
+    key = hashlib.blake2b(json.dumps([command, recipes]).encode(), digest_size=6).hexdigest()
+    path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        corpora = [option for corpus in source.data if corpus != target for option in ("--corpus", corpus)]
-        command = [*corpora, *source.options, "--keep-out", target, "--workers", str(n_workers)]
+        command += ["--workers", str(n_workers)]
         subprocess.run(
             [sys.executable, "-m", "vagitus", "pretrain", *command, "--out", str(path)], check=True, cwd=ROOT
         )

@@ -94,16 +94,16 @@ def main() -> None:
 
     dataset, rows, left_out = enlarged(clean, wanted, noises, config.encoder, work, n_workers)
     arms = [arm for arm in config.arms if isinstance(found := find_arm(arm), Arm) and found.front_end]
+    budgets = [config.budget.model_copy(update={"seed": config.seed + i}) for i in range(N_SEEDS)]
     tested = [[for_testing(fold, rows, len(clean), len(wanted)) for fold in folds] for folds in plan.repeats]
-    jobs = [Job(arm, fold, config.budget) for arm in arms for folds in tested for _, fold in folds]
+    repeats = list(zip(budgets, tested, strict=True))
+    jobs = [Job(arm, fold, budget) for budget, folds in repeats for arm in arms for _, fold in folds]
     done = dict(run_jobs(dataset, jobs, work / "jobs", n_workers, lambda text: print(text, flush=True)))
     sweeps = []
-    for folds in tested:
+    for budget, folds in repeats:
         parts = []
         for own, fold in folds:
-            answers = {
-                arm: _answer(dataset, done[Job(arm, fold, config.budget).name], config) for arm in arms
-            }
+            answers = {arm: _answer(dataset, done[Job(arm, fold, budget).name], config) for arm in arms}
             logits, scores, decisions = (
                 {
                     arm: answer[i].reshape(len(own), len(wanted), *answer[i].shape[1:]).swapaxes(0, 1)

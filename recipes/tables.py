@@ -178,17 +178,30 @@ def robustness_section(name: str) -> str:
     script = name.removesuffix(f"-{arguments}").replace("-", "_")
     text = f"\n## {about['data']}: {name.replace('-', ' ')} ({name})\n\n"
     text += f"`{f'python recipes/{script}.py {arguments}'.strip()}`\n\n{about['n_recordings']} recordings, "
-    seeds = [str(about["seed"] + i) for i in range(about.get("n_seeds", 1))]
-    text += f"{about['n_subjects']} subjects, out of fold, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. The mean "
-    text += "of the AUROC along each curve, its area over its span (in dB, Hz or s as they stand), and in parentheses "
-    text += f"the paired difference from {about.get('baseline', 'dense')}; in bold where its interval leaves out zero, "
-    text += f"not adjusted for the number of curves, with a star where p is under {ALPHA} adjusted by Holm for all of "
-    text += "them (the lines hold each p, and every point).\n\n"
+    n_seeds = about.get("n_seeds", 1)
+    seeds = ", ".join(str(about["seed"] + i) for i in range(n_seeds))
+    text += f"{about['n_subjects']} subjects, out of fold, seed{'s' * (n_seeds > 1)} {seeds}; intervals draw subjects"
+    text += f"{' and seeds' * (n_seeds > 1)}. The mean of the AUROC along each curve, its area over its span (in dB, "
+    text += "Hz or s as they stand), and in parentheses the paired difference from "
+    text += (
+        f"{about.get('baseline', 'dense')}; in bold where its interval leaves out zero, not adjusted for the "
+    )
+    text += f"number of curves. {starred(lines)}\n\n"
     if "noise_heard_by" in about:
         heard = ", ".join(f"`{source}` {n}" for source, n in about["noise_heard_by"].items())
         text += f"Clips of the noise of classes that sources had learned from: {heard}.\n\n"
     text += f"![AUROC as recordings get worse](docs/{name}.svg)\n\n"
     return text + markdown(curves_table(lines))
+
+
+def starred(lines: list[dict[str, Any]]) -> str:
+    """What a star says, or why there is none: p of a bootstrap is at least 2 / (n_resamples + 1)."""
+    n_tested = sum(line.get("p_holm") is not None for line in lines)
+    n_resamples = lines[0].get("n_resamples", 1000)
+    adjusted = f"p adjusted by Holm for all {n_tested}"
+    if 2 * n_tested / (n_resamples + 1) >= ALPHA:
+        return f"Of {n_resamples:,} resamples no {adjusted} can be under {ALPHA}; the lines hold every point."
+    return f"A star: {adjusted} is under {ALPHA}; the lines hold each p, and every point."
 
 
 def variants_section(name: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tables import ROOT
 
+import vagitus
 from vagitus.checkpoint import read_card
 from vagitus.config import read_toml
 from vagitus.corpora import find_corpus, load_corpus
@@ -138,7 +139,9 @@ def make_source(name: str, target: str, folder: Path, n_workers: int) -> str:
     corpora = [option for corpus in source.data if corpus != target for option in ("--corpus", corpus)]
     command = [*corpora, *source.options, "--keep-out", target]
     recipes = [(ROOT / option).read_text() for option in source.options if option.endswith(".toml")]
-    key = hashlib.blake2b(json.dumps([command, recipes]).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(
+        json.dumps([vagitus.__version__, command, recipes]).encode(), digest_size=6
+    ).hexdigest()
     path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -529,13 +530,27 @@ def test_a_page_that_could_not_be_kept_says_so_and_is_kept_the_next_time(
         cautious.open(served.url)
         ready(cautious)
         cautious.wait(
-            "document.getElementById('offline').textContent.startsWith('Needs the network: not everything')"
+            "document.getElementById('offline').textContent.startsWith('Needs the network: the page')"
         )
         assert not cautious.run("return document.body.dataset.offline")
         assert cautious.run("return caches.keys()") == []
         served.app.fails.clear()
         cautious.open(served.url)
         cautious.wait("document.body.dataset.offline")
+        first = cautious.run("return caches.keys()")
+
+        newer = onnx.load(folder / "model.onnx")
+        newer.producer_version = "newer"
+        onnx.save(newer, folder / "newer.onnx")
+        served.app.app = make_app(folder / "newer.onnx")
+        served.app.fails.add("/icon-180.png")
+        cautious.open(served.url)
+        cautious.wait("document.getElementById('offline').textContent.includes('an earlier page and model')")
+        assert cautious.run("return caches.keys()") == first
+        served.app.fails.clear()
+        cautious.open(served.url)
+        cautious.wait(f"caches.keys().then((names) => !names.includes({json.dumps(first[0])}))")
+        assert "these could not" not in cautious.text("#offline")
     finally:
         served.stop()
 

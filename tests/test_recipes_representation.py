@@ -16,6 +16,7 @@ from vagitus.dataset import Dataset
 from vagitus.encoders import open_encoder
 from vagitus.features import featurise
 from vagitus.robustness import CLEAN, Condition, perturbations
+from vagitus.splits import Fold
 
 ROOT = Path(__file__).parents[1]
 RESULTS = [
@@ -129,6 +130,21 @@ def test_a_variant_is_compared_with_what_it_is_set_beside() -> None:
     same = variants.compare("copy", variants.Variant("words", "base"), scored)
     assert {same["auroc"][key] for key in ("difference", "difference_low", "difference_high")} == {0}
     assert "difference" not in variants.compare("base", variants.Variant("scratch", "base"), scored)["auroc"]
+
+
+def test_the_test_side_of_a_fold_under_every_condition() -> None:
+    train, dev, test = np.array([0, 1]), np.array([2]), np.array([3, 4, 8])
+    fold = Fold("repeat1-fold2", train, dev, test)
+    own, changed = recipe.for_testing(fold, np.array([0, 4, 8]), 10, 3)
+    assert own.tolist() == [4, 8]
+    assert changed.test.tolist() == [13, 14, 15, 16, 17, 18]
+    assert (changed.name, changed.train is train, changed.dev is dev) == (fold.name, True, True)
+
+
+@pytest.mark.parametrize(("n_resamples", "says"), [(159, "no p adjusted"), (160, "A star")])
+def test_a_star_is_announced_where_one_can_be(n_resamples: int, says: str) -> None:
+    lines = [{"n_resamples": n_resamples}, *({"p_holm": 1.0} for _ in range(4)), {"p_holm": None}, {}]
+    assert says in module("tables").starred(lines)
 
 
 def test_a_row_of_a_curve_by_hand() -> None:

@@ -595,11 +595,11 @@ class TestCurves:
     def seeds(self, n: int) -> list[Sweep]:
         conditions = [Condition("noise", name, snr_db) for name in ("Rain", "Siren") for snr_db in (20, 5, 0)]
         rng = np.random.default_rng(7)
-        gaps = {"a": 0.6, "b": 0.5}
+        gaps = {"a": 0.3, "b": 0.2}
         return [
             scored(
                 {
-                    name: (gap * self.labels + 0.4 * rng.random((len(conditions), 60))).tolist()
+                    name: (gap * self.labels + 0.7 * rng.random((len(conditions), 60))).tolist()
                     for name, gap in gaps.items()
                 },
                 conditions,
@@ -625,9 +625,9 @@ class TestCurves:
 
             return area
 
-        point = [uar_of(sweep, "a", 1) for sweep in sweeps]
+        point = [uar_of(sweep, "a", 2) for sweep in sweeps]  # 0 dB
         expected = subject_bootstrap(point, self.groups, rng=np.random.default_rng(0), n_resamples=200)
-        assert rain.points[1] == expected
+        assert rain.points[0] == expected
         assert expected.estimate == pytest.approx(np.mean([one(np.ones((1, 60)))[0] for one in point]))
         areas = {model: [area_of(sweep, model) for sweep in sweeps] for model in ("a", "b")}
         found, rng = mean.area_difference, np.random.default_rng(0)
@@ -638,6 +638,13 @@ class TestCurves:
         )
         alone = curves(sweeps[:1], self.labels, self.groups, metric="uar", n_resamples=200)
         assert alone == curves(sweeps[0], self.labels, self.groups, metric="uar", n_resamples=200)
+
+    def test_answers_are_remembered_block_by_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vagitus.statistics.BLOCK_VALUES", 60 * 37)  # 37 resamples at once
+        options: dict[str, Any] = {"baseline": "b", "n_resamples": 200}
+        made = curves(self.seeds(2), self.labels, self.groups, **options)
+        monkeypatch.setattr(robustness, "_once", lambda function: function)
+        assert made == curves(self.seeds(2), self.labels, self.groups, **options)
 
     def test_seeds_of_other_rows_or_none_are_refused(self) -> None:
         first, second = self.seeds(2)

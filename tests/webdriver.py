@@ -103,23 +103,24 @@ def driver() -> Iterator[Callable[..., Browser]]:
     found = find_chromium()
     if found is None:
         raise FileNotFoundError("no chromium and chromedriver on the path; apt-get install chromium-driver")
-    profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Chromium leaves some of them behind
-    environment = {**os.environ, "TMPDIR": profiles.name}
-    process = subprocess.Popen([found[1], "--port=0"], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stdout
-        line = next(line for line in process.stdout if "started successfully on port" in line)
-        address = f"http://127.0.0.1:{int(line.rstrip().rstrip('.').rsplit(' ', 1)[1])}"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profiles:  # Chromium leaves some behind
+        environment = {**os.environ, "TMPDIR": profiles}
+        process = subprocess.Popen([found[1], "--port=0"], stdout=subprocess.PIPE, text=True, env=environment)
+        try:
+            assert process.stdout
+            line = next(line for line in process.stdout if "started successfully on port" in line)
+            address = f"http://127.0.0.1:{int(line.rstrip().rstrip('.').rsplit(' ', 1)[1])}"
 
-        def browser(arguments: Sequence[str] = ()) -> Browser:
-            # No sandbox, as tests run as root in containers; nothing is fetched for the browser itself.
-            always = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-            always += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-            options = {"binary": found[0], "args": [*always, *arguments]}
-            return Browser(address, {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}})
+            def browser(arguments: Sequence[str] = ()) -> Browser:
+                # No sandbox, as tests run as root in containers; nothing is fetched for the browser itself.
+                always = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+                always += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+                options = {"binary": found[0], "args": [*always, *arguments]}
+                return Browser(
+                    address, {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+                )
 
-        yield browser
-    finally:
-        process.terminate()
-        process.wait()
-        profiles.cleanup()
+            yield browser
+        finally:
+            process.terminate()
+            process.wait()

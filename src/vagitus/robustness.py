@@ -775,9 +775,10 @@ def curves(
 
     The same resamples of subjects are drawn for every model and condition, so that differences are paired. For
     several seeds (the same training repeated), give a sweep of each: a point is the mean over them, and a resample
-    draws subjects and, apart from them, seeds. Where
-    two or more classes of noise were tried at the same levels, one more curve, MEAN_CLASS, is the mean of theirs at
-    each level, with intervals of its own: what noise does, whichever it is.
+    draws subjects and, apart from them, seeds.
+
+    Where two or more classes of noise were tried at the same levels, one more curve, MEAN_CLASS, is the mean of
+    theirs at each level, with intervals of its own: what noise does, whichever it is.
 
     Args:
         scores: of a sweep, or one sweep a seed: of the same models by name, conditions and rows.
@@ -927,6 +928,8 @@ def _statistics(sweeps: Sequence[Sweep], model: str, metric: str, labels: npt.ND
 
 def _mean(points: Sequence[BySeed], indices: Sequence[int]) -> BySeed:
     """Of some conditions, seed by seed."""
+    if len(indices) == 1:
+        return points[indices[0]]
 
     def of(statistics: Sequence[Statistic]) -> Statistic:
         return _once(lambda resamples: np.mean([one(resamples) for one in statistics], axis=0))
@@ -939,9 +942,8 @@ def _once(function: Statistic) -> Statistic:
     known: dict[int, FloatArray] = {}
 
     def of(resamples: FloatArray) -> FloatArray:
-        key = hash(
-            resamples.tobytes()
-        )  # 64 bits, of a handful of blocks; a digest would take longer than AUROC
+        # 64 bits tell a few blocks apart. A block is looked up many times: a digest would cost more than it saves.
+        key = hash(resamples.tobytes())
         if key not in known:
             known[key] = function(resamples)
         return known[key]

@@ -498,10 +498,20 @@ addEventListener("drop", (event) => {
 if ("serviceWorker" in navigator) {
   navigator.serviceWorker.register("sw.js").then(
     (registration) => {
-      registration.installing?.addEventListener("statechange", ({ target }) => {
-        if (target.state === "redundant" && !registration.active)
-          $("offline").textContent = "Needs the network: not everything could be kept. Load it again to try again.";
-      });
+      // The first change of a new worker is to "installed", or to "redundant": it could not keep everything.
+      const watch = (worker) =>
+        worker?.addEventListener(
+          "statechange",
+          () => {
+            if (worker.state !== "redundant") return;
+            $("offline").textContent = registration.active
+              ? "Without a network an earlier page and model answer: these could not be kept."
+              : "Needs the network: the page could not be kept. Load it again to try once more.";
+          },
+          { once: true },
+        );
+      watch(registration.installing);
+      registration.addEventListener("updatefound", () => watch(registration.installing));
     },
     () => {
       $("offline").textContent = "Needs the network: this browser keeps no pages.";

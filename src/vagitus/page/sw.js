@@ -16,11 +16,12 @@ self.addEventListener("install", (event) => {
 // All or nothing, as Cache.addAll. That, Chromium fails for a file of megabytes when the disk is nearly full (seen with
 // 3.9 GB free of 250): it will not keep a stream, but takes the same bytes from memory.
 async function keepAll() {
+  const had = await caches.has(CACHE); // installed again: the set of the worker that serves
   const cache = await caches.open(CACHE);
   try {
     await Promise.all(["./", ...Object.keys(FILES).filter((path) => path !== "sw.js")].map((path) => keep(cache, path)));
   } catch (error) {
-    await caches.delete(CACHE);
+    if (!had) await caches.delete(CACHE);
     throw error;
   }
 }

@@ -197,7 +197,7 @@ def robustness_section(name: str) -> str:
 def starred(lines: list[dict[str, Any]]) -> str:
     """What a star says, or why there is none: p of a bootstrap is at least 2 / (n_resamples + 1)."""
     n_tested = sum(line.get("p_holm") is not None for line in lines)
-    n_resamples = lines[0].get("n_resamples", 1000)
+    n_resamples = lines[0].get("n_resamples", 1000)  # of lines written before they said it
     adjusted = f"p adjusted by Holm for all {n_tested}"
     if 2 * n_tested / (n_resamples + 1) >= ALPHA:
         return f"Of {n_resamples:,} resamples no {adjusted} can be under {ALPHA}; the lines hold every point."

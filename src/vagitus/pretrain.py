@@ -545,14 +545,15 @@ def _held_out(heard: _Heard, task: Task, seed: int) -> tuple[Fold, int]:
     rng = np.random.default_rng([seed, len(heard.subject)])
     train, test = [], []
     n_left_out = n_speakers = 0
+    recording = heard.recording
     for subject in np.unique(heard.subject):
         rows = np.flatnonzero(heard.subject == subject)
-        files = rng.permutation(np.unique(heard.recording[rows]))  # stretches of one file stay together
+        files = rng.permutation(np.unique(recording[rows]))  # stretches of one file stay together
         if len(files) < LEAST_UTTERANCES:
             n_left_out += len(rows)
             continue
         n_speakers += 1
-        held = np.isin(heard.recording[rows], files[: max(1, len(files) // N_PARTS)])
+        held = np.isin(recording[rows], files[: max(1, len(files) // N_PARTS)])
         test += rows[held].tolist()
         train += rows[~held].tolist()
     if n_speakers < 2:

@@ -942,7 +942,7 @@ def _once(function: Statistic) -> Statistic:
     known: dict[int, FloatArray] = {}
 
     def of(resamples: FloatArray) -> FloatArray:
-        # 64 bits tell a few blocks apart. A block is looked up many times: a digest would cost more than it saves.
+        # 64 bits tell a few blocks apart. A block is looked up many times, and sha256 takes several times as long.
         key = hash(resamples.tobytes())
         if key not in known:
             known[key] = function(resamples)
